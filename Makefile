@@ -1,0 +1,57 @@
+# `make` lists the commands. Every one of them makes the environment first; that is quick when nothing has changed.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+# The first that runs and is new enough: a name on PATH may be a shim without a Python behind it.
+PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done),python3)
+BIN := .venv/bin
+QUICK_TESTS := tests/unit tests/property tests/workflows tests/contract
+
+.PHONY: help
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup:  ## Make .venv from the lock and fetch the Temporal command line
+	@$(PYTHON) setup/environment.py
+
+.PHONY: demo
+demo: setup  ## Watch an upgrade under load, from an empty folder
+	@$(BIN)/uplift demo
+
+.PHONY: test
+test: setup  ## All tests but the soak
+	@$(BIN)/python -m pytest -q -m "not soak"
+
+.PHONY: check
+check: setup  ## Format, lint, types, layers and the quick tests
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q $(QUICK_TESTS)
+
+.PHONY: fmt
+fmt: setup  ## Format, and mend what the linter can
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: up
+up: setup  ## Run everything on this machine
+	@$(BIN)/uplift up
+
+.PHONY: bench
+bench: setup  ## Measure; prints and keeps the figures
+	@$(BIN)/python -m bench
+
+.PHONY: soak
+soak: setup  ## The long tests
+	@$(BIN)/python -m pytest -q -m soak
+
+.PHONY: docs
+docs: setup  ## Write the reference pages that come from the code
+	@$(BIN)/uplift config --reference > docs/reference/settings.md
+
+.PHONY: lock
+lock: setup  ## Resolve the dependencies anew
+	@setup/lock

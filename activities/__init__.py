@@ -1,0 +1,1 @@
+"""Steps with effects. Workflows see `signatures` and `options` only; implementations are built in `worker.main`."""

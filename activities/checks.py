@@ -1,0 +1,191 @@
+"""Looking before anybody is held, and checking before the switch."""
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import httpx
+from temporalio import activity
+
+from activities.signatures import ChangeRequest, Checked, CheckedChange, CheckSteps, Verdict
+from activities.translate import beating, final, translated
+from gateway_client import GatewayClient, OverlayRequest
+from module_data import PostgresData
+from upgrade_core.descriptors import Check, ModuleDescriptor, Undo
+from upgrade_core.ids import ModuleId, schema_name
+from upgrade_core.plan import Change, Kind
+from upgrade_core.tenant_init import Purpose, init_call
+from uplift_settings import read_secret
+from uplift_settings.tree import DataSettings, SnapshotSettings, VerifySettings
+
+_RETRY = 0.5
+_SHOWN = 300
+
+
+class CheckActivities(CheckSteps):
+    """Implementation.
+
+    Args:
+        gateway: The gateway.
+        data: Where modules keep their data, if their descriptor does not say.
+        snapshots: Limits of copies.
+        verify: Clocks of checks.
+    """
+
+    def __init__(
+        self, *, gateway: GatewayClient, data: DataSettings, snapshots: SnapshotSettings, verify: VerifySettings
+    ) -> None:
+        self._gateway = gateway
+        self._data = data
+        self._snapshots = snapshots
+        self._verify = verify
+        self._http = httpx.AsyncClient(timeout=verify.timeout, trust_env=False)
+
+    @activity.defn(name="checks.check")
+    async def check(self, request: ChangeRequest) -> Checked:
+        """Descriptors, dialect, undo mode, and whether a snapshot would be whole."""
+        change = request.change
+        with translated():
+            subject = await self._gateway.descriptor(change.subject)
+            init_module = await self._init_module(change)
+            asked = await self._gateway.descriptor(init_module)
+            call = init_call(asked, purpose=purpose_of(change), module_from=change.version_from, module_to=change.version_to)
+            calls_init = call is not None and _invoked(request.invoke, change.subject)
+            dsn, schema = self._place(subject, request.tenant)
+            undo = change.undo or (Undo.SNAPSHOT if dsn else Undo.MODULE)
+            copies = undo is Undo.SNAPSHOT and calls_init and change.kind is not Kind.DISABLE
+            warnings: tuple[str, ...] = ()
+            if copies:
+                await self._check_copy(subject, dsn, schema)
+            elif undo is Undo.MODULE and calls_init and change.kind is not Kind.DISABLE:
+                warnings = (
+                    f"{change.subject}: nothing here knows where its data is; a failed tenant init is left to the module",
+                )
+        enables = change.version_to is not None
+        return Checked(
+            needs_instance=subject.needs_instance,
+            calls_init=calls_init,
+            undo=undo,
+            dsn=dsn,
+            schema=schema,
+            copies=copies,
+            init_module=init_module,
+            verifies=enables and bool(subject.uplift.checks or subject.uplift.data_version),
+            soak=subject.uplift.soak if enables else 0.0,
+            warnings=warnings if change.undo is None else (),
+        )
+
+    @activity.defn(name="checks.verify")
+    async def verify(self, request: CheckedChange) -> Verdict:
+        """The descriptor's checks through the overlay, as the tenant."""
+        change = request.change
+        assert change.version_to is not None
+        failures: list[str | None] = []
+        with translated():
+            async with beating():
+                descriptor = await self._gateway.descriptor(change.version_to)
+                overlay = await self._gateway.open_overlay(
+                    request.job, OverlayRequest(product=change.product, module=change.version_to)
+                )
+                failures = [await self._fails(overlay.url, request.tenant, check) for check in descriptor.uplift.checks]
+                if descriptor.uplift.data_version:
+                    failures.append(
+                        await self._fails_version(overlay.url, request.tenant, descriptor.uplift.data_version, change.version_to)
+                    )
+        return Verdict(failures=tuple(failure for failure in failures if failure is not None))
+
+    async def _init_module(self, change: Change) -> str:
+        """Whose instance is asked: for a downgrade the higher version, if it knows the way back."""
+        if change.version_to is None:
+            return change.bound or change.subject
+        if change.kind is Kind.DOWNGRADE and change.bound is not None:
+            higher = await self._gateway.descriptor(change.bound)
+            if higher.uplift.undo is Undo.REVERSIBLE:
+                return change.bound
+        return change.version_to
+
+    def _place(self, descriptor: ModuleDescriptor, tenant: str) -> tuple[str, str]:
+        dsn = descriptor.uplift.data_dsn or self._data.dsn
+        pattern = descriptor.uplift.data_schema or self._data.schema_pattern
+        return (dsn, schema_name(pattern, tenant=tenant, product=descriptor.product)) if dsn else ("", "")
+
+    async def _check_copy(self, descriptor: ModuleDescriptor, dsn: str, schema: str) -> None:
+        if not dsn:
+            raise final(
+                f"undo mode snapshot of {descriptor.id}: nothing says where its data is; set data.dsn, or"
+                " metadata.uplift.data in its descriptor, or choose another undo mode",
+                "CopyRefused",
+            )
+        pattern = descriptor.uplift.data_schema or self._data.schema_pattern
+        reasons: tuple[str, ...] = ()
+        if "{tenant}" not in pattern or "{product" not in pattern:
+            reasons = (f"schema pattern {pattern!r} is shared by tenants or modules",)
+        data = PostgresData(dsn=read_secret(dsn, what=f"data of {descriptor.id}"), tools=self._data.tools)
+        if not reasons:
+            reasons = (await data.facts(schema, max_bytes=self._snapshots.max_bytes)).refusals
+        if reasons:
+            raise final(
+                f"a snapshot of {descriptor.id} would not be whole: {'; '.join(reasons)}. Mend that or choose another undo mode",
+                "CopyRefused",
+            )
+
+    async def _fails(self, base: str, tenant: str, check: Check) -> str | None:
+        answer = await self._ask(base, tenant, check.method, check.path)
+        what = f"check {check.method} {check.path}"
+        if isinstance(answer, str):
+            return f"{what}: {answer}"
+        if answer.status_code != check.status:
+            return f"{what}: expected {check.status}, got {answer.status_code}: {answer.text[:_SHOWN]}"
+        if check.json is not None:
+            wanted = json.loads(check.json)
+            try:
+                given = answer.json()
+            except ValueError:
+                return f"{what}: expected JSON, got {answer.text[:_SHOWN]!r}"
+            if not _contains(given, wanted):
+                return f"{what}: expected {check.json[:_SHOWN]}, got {answer.text[:_SHOWN]}"
+        return None
+
+    async def _fails_version(self, base: str, tenant: str, path: str, module: str) -> str | None:
+        """Whether the data says another version than tenant init was asked for."""
+        answer = await self._ask(base, tenant, "GET", path)
+        if isinstance(answer, str):
+            return f"data version at {path}: {answer}"
+        try:
+            version = answer.json().get("version")
+        except (ValueError, AttributeError):
+            version = None
+        if answer.status_code != 200 or version not in (module, str(ModuleId.parse(module).version)):  # noqa: PLR2004
+            return f"data version at {path}: expected {module}, got {answer.status_code}: {answer.text[:_SHOWN]}"
+        return None
+
+    async def _ask(self, base: str, tenant: str, method: str, path: str) -> httpx.Response | str:
+        text = ""
+        for attempt in range(self._verify.attempts):
+            if attempt:
+                await asyncio.sleep(_RETRY)
+            try:
+                return await self._http.request(
+                    method, base + path, headers={"X-Okapi-Tenant": tenant, "Accept": "application/json"}
+                )
+            except httpx.HTTPError as error:
+                text = f"no answer: {error or type(error).__name__}"
+        return text
+
+
+def purpose_of(change: Change) -> Purpose:
+    """What tenant init is called for by a change."""
+    return {Kind.DISABLE: Purpose.DISABLE, Kind.PURGE: Purpose.PURGE}.get(change.kind, Purpose.INIT)
+
+
+def _invoked(invoke: str, module: str) -> bool:
+    """Okapi's `invoke`: true, false, or an expression that matches the whole module id."""
+    return invoke == "true" or (invoke != "false" and re.fullmatch(invoke, module) is not None)
+
+
+def _contains(given: Any, wanted: Any) -> bool:
+    """Whether every member that is wanted is there; further ones do not matter."""
+    if isinstance(wanted, dict):
+        return isinstance(given, dict) and all(name in given and _contains(given[name], value) for name, value in wanted.items())
+    return bool(given == wanted)

@@ -1,0 +1,137 @@
+"""Instances of module versions: started and stopped on their own node, registered at the gateway (requirement E1)."""
+
+import asyncio
+
+from temporalio import activity
+
+from activities.signatures import DeploySteps, ModuleRef, Placement, Retirement
+from activities.translate import beating, translated
+from deployers import Deployer, Launch
+from gateway_client import GatewayClient, Instance, Version
+from uplift_settings.tree import DeploySettings
+
+_DRAIN_PAUSE = 0.2
+
+
+def instance_id(module: str, node: str) -> str:
+    """Id of a version's one instance on a node: the same for every attempt."""
+    return f"{module}@{node}"
+
+
+class NodeInstances:
+    """The instances of this node: one thing at a time is done to each.
+
+    Args:
+        gateway: Where instances are registered.
+        deployer: Starts and stops them.
+        node: This node's name.
+    """
+
+    def __init__(self, *, gateway: GatewayClient, deployer: Deployer, node: str) -> None:
+        self.node = node
+        self._gateway = gateway
+        self._deployer = deployer
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def start(self, module: str) -> None:
+        """Start the version's instance here, or adopt it, and register it when it is healthy."""
+        async with self._lock(module):
+            await self._start(module)
+
+    async def stop(self, module: str) -> None:
+        """Stop it; its registration is removed by who retires the version."""
+        async with self._lock(module):
+            await self._deployer.stop(instance_id(module, self.node))
+
+    async def keep(self, module: str) -> None:
+        """Start it again if its process died, unless the version is on its way out by now."""
+        async with self._lock(module):
+            version = await self._gateway.version(module)
+            ours = next((found for found in version.instances if found.node == self.node), None)
+            if ours is None or version.retiring:
+                return
+            running = await self._deployer.find(ours.id)
+            if running is None or running.generation != ours.generation or running.url != ours.url:
+                await self._start(module)
+
+    async def _start(self, module: str) -> None:
+        descriptor = await self._gateway.descriptor(module)
+        launch = descriptor.launch
+        assert launch is not None
+        running = await self._deployer.start(
+            Launch(
+                inst_id=instance_id(module, self.node),
+                module_id=module,
+                exec=launch.exec,
+                cmdline_start=launch.cmdline_start,
+                cmdline_stop=launch.cmdline_stop,
+                env={**dict(launch.env), **await self._gateway.environment()},
+            )
+        )
+        await self._gateway.put_instance(
+            Instance(id=running.inst_id, module=module, url=running.url, node=self.node, generation=running.generation)
+        )
+
+    def _lock(self, module: str) -> asyncio.Lock:
+        return self._locks.setdefault(module, asyncio.Lock())
+
+
+class DeployActivities(DeploySteps):
+    """Implementation.
+
+    Args:
+        gateway: The gateway.
+        instances: The instances of this node.
+        settings: Times.
+    """
+
+    def __init__(self, *, gateway: GatewayClient, instances: NodeInstances, settings: DeploySettings) -> None:
+        self._gateway = gateway
+        self._instances = instances
+        self._settings = settings
+
+    @activity.defn(name="deploy.place")
+    async def place(self, request: ModuleRef) -> Placement:
+        """The node where the version runs already, else this one."""
+        with translated():
+            descriptor = await self._gateway.descriptor(request.module)
+            version = await self._gateway.version(request.module)
+        retire_after = self._settings.retire_after
+        if descriptor.launch is None or not descriptor.launch.is_process:
+            return Placement(retire_after=retire_after)
+        there = next((instance.node for instance in version.instances if instance.node is not None), None)
+        return Placement(node=there or self._instances.node, retire_after=retire_after)
+
+    @activity.defn(name="deploy.start")
+    async def start(self, request: ModuleRef) -> None:
+        """Start an instance on this node, or adopt it, and register it when it is healthy."""
+        with translated():
+            async with beating():
+                await self._instances.start(request.module)
+
+    @activity.defn(name="deploy.retire")
+    async def retire(self, request: ModuleRef) -> Retirement:
+        """Mark a version as on its way out if nobody needs it; requests in flight are waited for."""
+        with translated():
+            version = await self._gateway.retire(request.module)
+            while not version.retiring and not version.needed_by:
+                await asyncio.sleep(_DRAIN_PAUSE)
+                version = await self._gateway.retire(request.module)
+        return Retirement(marked=version.retiring, nodes=_nodes(version), needed_by=version.needed_by)
+
+    @activity.defn(name="deploy.stop")
+    async def stop(self, request: ModuleRef) -> None:
+        """Stop the instances of a version on this node."""
+        with translated():
+            async with beating():
+                await self._instances.stop(request.module)
+
+    @activity.defn(name="deploy.retired")
+    async def retired(self, request: ModuleRef) -> None:
+        """Say that a version is gone."""
+        with translated():
+            await self._gateway.retired(request.module)
+
+
+def _nodes(version: Version) -> tuple[str, ...]:
+    return tuple(sorted({instance.node for instance in version.instances if instance.node is not None}))

@@ -1,0 +1,85 @@
+"""HTTP calls to instances of modules, as the system: tenant init and its jobs."""
+
+import asyncio
+
+import httpx
+
+from gateway_client import GatewayClient, Instance
+from upgrade_core.tenant_init import Call
+from uplift_settings.tree import InitSettings
+
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 5.0
+
+
+class NothingSent(Exception):
+    """The instance refused the connection all the time; nothing of the request was sent."""
+
+
+class NoAnswer(Exception):
+    """The request was sent, and what came back is no answer: nobody knows whether the module works on it."""
+
+
+class ModuleCalls:
+    """Calls instances, and tells what was sent from what was answered.
+
+    Args:
+        gateway: Knows the instances.
+        settings: Clocks.
+    """
+
+    def __init__(self, *, gateway: GatewayClient, settings: InitSettings) -> None:
+        self._gateway = gateway
+        self._settings = settings
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(connect=5, write=60, pool=None, read=settings.synchronous_max),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=50, keepalive_expiry=3),
+            trust_env=False,
+        )
+
+    async def instance(self, module: str, *, prefer: str = "") -> Instance | None:
+        """An instance of a version: the preferred one if it is there."""
+        instances = (await self._gateway.version(module)).instances
+        return next((found for found in instances if found.id == prefer), instances[0] if instances else None)
+
+    async def post(self, instance: Instance, call: Call, *, tenant: str, url: str) -> httpx.Response:
+        """One request that may have an effect: sent once.
+
+        Raises:
+            NothingSent: The instance refused connections for `init.connect_retry` seconds.
+            NoAnswer: It was sent, and the connection broke.
+        """
+        deadline = asyncio.get_running_loop().time() + self._settings.connect_retry
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self._http.request(
+                    call.method, instance.url + call.path, content=call.body, headers=_headers(tenant, url, call)
+                )
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                if asyncio.get_running_loop().time() + pause > deadline:
+                    raise NothingSent(f"{instance.id} at {instance.url} cannot be reached: {error}") from error
+                await asyncio.sleep(pause)
+                pause = min(_LONGEST_PAUSE, pause * 1.6)
+            except httpx.HTTPError as error:
+                raise NoAnswer(f"{instance.id} at {instance.url} broke off: {error or type(error).__name__}") from error
+
+    async def look(self, instance: Instance, call: Call, *, tenant: str, url: str, wait: float) -> httpx.Response | None:
+        """One request without effect; None where no answer came. `wait` seconds are asked for as RMB's long poll."""
+        try:
+            return await self._http.request(
+                call.method,
+                instance.url + call.path,
+                params={"wait": str(round(wait * 1000))} if wait else None,
+                headers=_headers(tenant, url, call),
+                timeout=wait + 30,
+            )
+        except httpx.HTTPError:
+            return None
+
+
+def _headers(tenant: str, url: str, call: Call) -> dict[str, str]:
+    headers = {"X-Okapi-Tenant": tenant, "X-Okapi-Url": url, "Accept": "*/*"}
+    if call.body is not None:
+        headers["Content-Type"] = "application/json; charset=UTF-8"
+    return headers

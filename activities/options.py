@@ -1,0 +1,88 @@
+"""Timeouts and retries of activities, as data. Steps with effects heartbeat and are waited for when they are cancelled.
+
+No attempt limit stands where giving up would leave a tenant held: an undo is tried until it is done.
+"""
+
+from datetime import timedelta
+from typing import TypedDict
+
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of `workflow.execute_activity_method`."""
+
+    start_to_close_timeout: timedelta
+    schedule_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
+    retry_policy: RetryPolicy
+    cancellation_type: ActivityCancellationType
+
+
+_SOON = RetryPolicy(initial_interval=timedelta(milliseconds=200), backoff_coefficient=1.6, maximum_interval=timedelta(seconds=5))
+_PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(minutes=1))
+_WAIT = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+_DAY = timedelta(days=1)
+
+SHORT = Options(start_to_close_timeout=timedelta(seconds=30), retry_policy=_SOON)
+"""One call of the gateway. A gateway that is away is waited for, however long."""
+
+CHECK = Options(start_to_close_timeout=timedelta(minutes=2), schedule_to_close_timeout=timedelta(minutes=10), retry_policy=_SOON)
+"""Looks before anybody is held: giving up costs nothing."""
+
+ACQUIRE = Options(
+    start_to_close_timeout=timedelta(hours=1),
+    heartbeat_timeout=timedelta(seconds=10),
+    retry_policy=_SOON,
+    cancellation_type=_WAIT,
+)
+"""Deploying: bounded by `deploy.health_wait` where the instance starts, so that its error is the one that is told."""
+
+UPDATE = Options(
+    start_to_close_timeout=timedelta(hours=1),
+    heartbeat_timeout=timedelta(seconds=10),
+    retry_policy=_SOON,
+    cancellation_type=_WAIT,
+)
+"""Draining: bounded by grace and settle at the gateway."""
+
+INIT = Options(
+    start_to_close_timeout=14 * _DAY,
+    heartbeat_timeout=timedelta(seconds=10),
+    retry_policy=_SOON,
+    cancellation_type=_WAIT,
+)
+"""Tenant init may take hours (requirement C4): only the loss of the worker ends an attempt, by its heartbeat."""
+
+COPY = Options(
+    start_to_close_timeout=_DAY,
+    heartbeat_timeout=timedelta(seconds=10),
+    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=5),
+    cancellation_type=_WAIT,
+)
+"""Copying: a copy that fails five times is undone, since users wait."""
+
+VERIFY = Options(
+    start_to_close_timeout=timedelta(minutes=10),
+    heartbeat_timeout=timedelta(seconds=15),
+    retry_policy=_SOON,
+    cancellation_type=_WAIT,
+)
+"""Checks: their own timeouts are in the settings."""
+
+UNDO = Options(
+    start_to_close_timeout=_DAY, heartbeat_timeout=timedelta(seconds=10), retry_policy=_PATIENT, cancellation_type=_WAIT
+)
+"""Undoing: tried until it is done."""
+
+DEPLOY = Options(
+    start_to_close_timeout=timedelta(hours=1),
+    heartbeat_timeout=timedelta(seconds=10),
+    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30)),
+    cancellation_type=_WAIT,
+)
+"""Starting and stopping instances on their node."""
+
+TIMED = Options(start_to_close_timeout=timedelta(seconds=30), retry_policy=_PATIENT)
+"""Looks that nobody waits for."""

@@ -1,0 +1,348 @@
+"""What workflows see of activities: names, one request value each, and results. Names are wire format; values only grow."""
+
+from dataclasses import dataclass
+
+from temporalio import activity
+
+from upgrade_core.descriptors import Undo
+from upgrade_core.plan import Change, Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRef:
+    """Names a job."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """What a run needs to know of its job."""
+
+    tenant: str
+    plan: Plan
+    parameters: tuple[tuple[str, str | None], ...] = ()
+    deploy: bool | None = None
+    invoke: str = "true"
+    ignore_errors: bool = False
+    parallel: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeRequest:
+    """One step of one change.
+
+    Attributes:
+        group: Key of the change's group.
+        deploy: Whether a version without an instance is deployed; None: if it has a launch descriptor.
+        invoke: `true`, `false`, or an expression that must match the module id for tenant init to be called.
+    """
+
+    job: str
+    tenant: str
+    group: str
+    change: Change
+    deploy: bool | None = None
+    invoke: str = "true"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What `check` found out about a change.
+
+    Attributes:
+        needs_instance: Whether anything is called on an instance of the version to go to.
+        calls_init: Whether its dialect of tenant init has a call for this change.
+        undo: The undo mode that holds.
+        dsn: Where its data is, by reference; empty if unknown.
+        schema: Schema of the tenant's data; empty if unknown.
+        copies: Whether a snapshot is taken before tenant init.
+        init_module: The module whose instance is asked for tenant init.
+        verifies: Whether there are checks to run before the switch.
+        soak: Seconds to watch the new version after the switch.
+        warnings: What the operator should know.
+    """
+
+    needs_instance: bool = True
+    calls_init: bool = True
+    undo: Undo = Undo.MODULE
+    dsn: str = ""
+    schema: str = ""
+    copies: bool = False
+    init_module: str = ""
+    verifies: bool = False
+    soak: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedChange:
+    """A step of a change that `check` has looked at.
+
+    Attributes:
+        key: Key of the step's request, the same for every retry.
+        parameters: Key and value pairs for tenant init.
+    """
+
+    job: str
+    tenant: str
+    group: str
+    change: Change
+    checked: Checked
+    key: str = ""
+    parameters: tuple[tuple[str, str | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStep:
+    """A step of a whole group.
+
+    Attributes:
+        changes: The group's changes.
+        quiet: (dsn reference, schema) pairs that must be without locks before the step is over.
+    """
+
+    job: str
+    tenant: str
+    group: str
+    changes: tuple[Change, ...]
+    quiet: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitState:
+    """Where a tenant init is.
+
+    Attributes:
+        effect: `done`, `follow`, `refused`, `failed`, or `unknown` (nobody can say whether it ran; a person decides).
+        job_path: Where its job is looked at.
+        instance: The instance that was asked.
+    """
+
+    effect: str
+    outcome: str = ""
+    job_path: str = ""
+    instance: str = ""
+    messages: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowRequest:
+    """A tenant-init job to follow to its end."""
+
+    step: CheckedChange
+    state: InitState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoResult:
+    """What undoing tenant init came to.
+
+    Attributes:
+        done: Whether everything is as before; otherwise a person decides.
+        left: What is left, one sentence each.
+        warnings: What the operator should know.
+    """
+
+    done: bool = True
+    left: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """A snapshot that was taken."""
+
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the checks said; empty failures mean that all are well."""
+
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """An error or warning for the job (requirement C3)."""
+
+    message: str
+    type: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishStep:
+    """The end of a job."""
+
+    job: str
+    outcome: str
+    errors: tuple[Told, ...] = ()
+    warnings: tuple[Told, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseStep:
+    """What a job is doing, for people."""
+
+    job: str
+    phase: str
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleRef:
+    """Names a module version, and on which node.
+
+    Attributes:
+        now: Whether to leave out the grace of the old version (undo).
+    """
+
+    module: str
+    node: str = ""
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a version's instance runs; an empty node: nothing of ours is to be done."""
+
+    node: str = ""
+    retire_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retirement:
+    """Whether a version was marked as on its way out.
+
+    Attributes:
+        nodes: The nodes whose instances are to be stopped.
+        needed_by: Who needs it, if it was not.
+    """
+
+    marked: bool
+    nodes: tuple[str, ...] = ()
+    needed_by: tuple[str, ...] = ()
+
+
+class GatewaySteps:
+    """Steps that the gateway does."""
+
+    @activity.defn(name="gateway.begin")
+    async def begin(self, request: JobRef) -> Begun:
+        """Fix the plan of a job."""
+        raise NotImplementedError
+
+    @activity.defn(name="gateway.acquire")
+    async def acquire(self, request: ChangeRequest) -> None:
+        """Claim the new version and wait until an instance of it is healthy."""
+        raise NotImplementedError
+
+    @activity.defn(name="gateway.give_back")
+    async def give_back(self, request: ChangeRequest) -> None:
+        """Undo of `acquire`: the claim is given back, and what nobody else needs is gone."""
+        raise NotImplementedError
+
+    @activity.defn(name="gateway.update")
+    async def update(self, request: GroupStep) -> None:
+        """UPDATE on the group's links, and wait until nothing of the old versions is at work."""
+        raise NotImplementedError
+
+    @activity.defn(name="gateway.switch")
+    async def switch(self, request: GroupStep) -> None:
+        """Bind to the new versions and RESUME, in one transaction."""
+        raise NotImplementedError
+
+    @activity.defn(name="gateway.resume_old")
+    async def resume_old(self, request: GroupStep) -> None:
+        """Undo of `update`: RESUME on the old versions."""
+        raise NotImplementedError
+
+    @activity.defn(name="gateway.release")
+    async def release(self, request: GroupStep) -> None:
+        """Give the claims back; what nobody needs any more retires after its grace."""
+        raise NotImplementedError
+
+    @activity.defn(name="gateway.set_phase")
+    async def set_phase(self, request: PhaseStep) -> None:
+        """Tell people what a job is doing."""
+        raise NotImplementedError
+
+    @activity.defn(name="gateway.finish")
+    async def finish(self, request: FinishStep) -> None:
+        """End a job."""
+        raise NotImplementedError
+
+
+class CheckSteps:
+    """Looking before and after."""
+
+    @activity.defn(name="checks.check")
+    async def check(self, request: ChangeRequest) -> Checked:
+        """Everything that can be found out before anybody is held."""
+        raise NotImplementedError
+
+    @activity.defn(name="checks.verify")
+    async def verify(self, request: CheckedChange) -> Verdict:
+        """The descriptor's checks through the overlay, as the tenant."""
+        raise NotImplementedError
+
+
+class TenantInitSteps:
+    """Tenant init and its undo."""
+
+    @activity.defn(name="tenant_init.start")
+    async def start(self, request: CheckedChange) -> InitState:
+        """Ask for tenant init, once."""
+        raise NotImplementedError
+
+    @activity.defn(name="tenant_init.follow")
+    async def follow(self, request: FollowRequest) -> InitState:
+        """Follow its job to the end."""
+        raise NotImplementedError
+
+    @activity.defn(name="tenant_init.undo")
+    async def undo(self, request: CheckedChange) -> UndoResult:
+        """Take back what tenant init did, never under a running migration."""
+        raise NotImplementedError
+
+
+class SnapshotSteps:
+    """Copies of a tenant's data."""
+
+    @activity.defn(name="snapshots.take")
+    async def take(self, request: CheckedChange) -> Copied:
+        """Copy the data that nobody writes to now."""
+        raise NotImplementedError
+
+
+class DeploySteps:
+    """Instances of module versions."""
+
+    @activity.defn(name="deploy.place")
+    async def place(self, request: ModuleRef) -> Placement:
+        """Choose the node for a version's instance."""
+        raise NotImplementedError
+
+    @activity.defn(name="deploy.start")
+    async def start(self, request: ModuleRef) -> None:
+        """Start an instance on this node, or adopt it, and register it when it is healthy."""
+        raise NotImplementedError
+
+    @activity.defn(name="deploy.retire")
+    async def retire(self, request: ModuleRef) -> Retirement:
+        """Mark a version as on its way out if nobody needs it."""
+        raise NotImplementedError
+
+    @activity.defn(name="deploy.stop")
+    async def stop(self, request: ModuleRef) -> None:
+        """Stop the instances of a version on this node."""
+        raise NotImplementedError
+
+    @activity.defn(name="deploy.retired")
+    async def retired(self, request: ModuleRef) -> None:
+        """Say that a version is gone."""
+        raise NotImplementedError

@@ -1,0 +1,63 @@
+"""The HTTP routes of mod-loans."""
+
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+import asyncpg
+from aiohttp import web
+
+from examples.loans.releases import LoansRelease
+from examples.resource import CLIENT, Resource, seq_of, text_of
+
+_PASSED_ON = ("X-Okapi-Tenant", "X-Okapi-Token", "X-Okapi-Request-Id")
+_PATIENCE = aiohttp.ClientTimeout(total=60)  # the gateway may hold the request while mod-users is being upgraded
+
+
+class Loans(Resource):
+    """Loans, each of a user that mod-users knows."""
+
+    def __init__(self, release: LoansRelease) -> None:
+        self._has_due = release.has_due
+        super().__init__(table="loans", columns=("id", "user_id", "item", "seq", *(("due",) if release.has_due else ())))
+
+    async def check(self, values: dict[str, Any], request: web.Request) -> None:
+        """Ask mod-users, through the gateway, for the user."""
+        gateway = request.headers.get("X-Okapi-Url")
+        if not gateway:
+            raise web.HTTPBadRequest(text="X-Okapi-Url is missing: without the gateway nobody knows the user")
+        url = f"{gateway.rstrip('/')}/users/{values['user_id']}"
+        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        try:
+            async with request.app[CLIENT].get(url, headers=headers, timeout=_PATIENCE) as answer:
+                status, text, retry = answer.status, await answer.text(), answer.headers.get("Retry-After", "1")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise web.HTTPBadGateway(text=f"the gateway does not answer: {error!r}") from error
+        if status == 404:
+            raise web.HTTPUnprocessableEntity(text=f"user {values['user_id']} does not exist")
+        if status == 503:
+            raise web.HTTPServiceUnavailable(text=f"Service not available: {text}", headers={"Retry-After": retry})
+        if status != 200:
+            raise web.HTTPBadGateway(text=f"the gateway answered {status}: {text}")
+
+    def parse(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A body has `user_id` and `item`; from 1.1.0 on perhaps `due`, a day."""
+        values: dict[str, Any] = {
+            "user_id": UUID(text_of(body, "user_id")),
+            "item": text_of(body, "item"),
+            "seq": seq_of(body),
+        }
+        if self._has_due:
+            values["due"] = date.fromisoformat(text_of(body, "due")) if body.get("due") is not None else None
+        return values
+
+    def render(self, row: asyncpg.Record) -> dict[str, Any]:
+        """A loan as it was sent, with its id."""
+        loan = dict(row) | {"id": str(row["id"]), "user_id": str(row["user_id"])}
+        if self._has_due and row["due"] is not None:
+            loan["due"] = row["due"].isoformat()
+        return loan
+
+
+__all__ = ["Loans"]

@@ -1,0 +1,1 @@
+"""`mod-users`: who uses the library."""

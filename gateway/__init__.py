@@ -1,0 +1,1 @@
+"""The platform's API (Okapi's routes) and the data path. Composition root: `gateway.main`."""

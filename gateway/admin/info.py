@@ -1,0 +1,19 @@
+"""`/_/version` and `/_/proxy/health`."""
+
+from importlib.metadata import version as version_of
+
+from aiohttp import web
+
+from gateway.admin.http import Call, answer
+
+
+async def version(call: Call) -> web.Response:
+    """Our version, as text."""
+    del call
+    return web.Response(text=version_of("uplift-upgrades"))
+
+
+async def health(call: Call) -> web.Response:
+    """That the gateway answers."""
+    del call
+    return answer([])

@@ -1,0 +1,144 @@
+"""`…/install` and `…/upgrade`: install jobs (requirements B7, C1-C3)."""
+
+import re
+
+from aiohttp import web
+from pydantic import TypeAdapter
+
+from gateway.admin.http import ApiError, Call, answer
+from gateway.admin.wire import TenantModuleWire
+from gateway.jobs import JobRequest, describe_failure, lines
+from gateway.store import JobRow
+from upgrade_core.descriptors import Undo
+from upgrade_core.errors import UpliftError
+
+_LINES: TypeAdapter[list[TenantModuleWire]] = TypeAdapter(list[TenantModuleWire])
+MAX_PARALLEL = 1_000
+"""Highest `parallel`: more groups than any platform has modules."""
+
+
+async def post(call: Call) -> web.Response:
+    """Install, upgrade, downgrade, reinstall, disable or purge what the body lists."""
+    tenant = call.known_tenant()
+    wanted = []
+    for line in call.json(_LINES):
+        action = line.action or "enable"
+        if action in ("enable", "uptodate", "disable"):
+            wanted.append((line.id, "disable" if action == "disable" else "enable"))
+    return await _run(call, tenant, parse_options(call, wanted=tuple(wanted)))
+
+
+async def post_upgrade(call: Call) -> web.Response:
+    """Every enabled module to its newest version, in one operation."""
+    tenant = call.known_tenant()
+    if call.body.strip():
+        raise ApiError(400, "/_/proxy/tenants/{tenant_id}/upgrade (upgrading to latest version) must not have a body.")
+    return await _run(call, tenant, parse_options(call, upgrade_all=True))
+
+
+async def get_all(call: Call) -> web.Response:
+    """A tenant's jobs, oldest first."""
+    rows = await call.platform.jobs.of_tenant(call.known_tenant())
+    return answer([call.services.jobs.describe(row) for row in rows])
+
+
+async def get(call: Call) -> web.Response:
+    """One job."""
+    return answer(call.services.jobs.describe(await _job(call)))
+
+
+async def delete(call: Call) -> web.Response:
+    """Abort a running job (202: it undoes what it did, then ends), or remove the record of an ended one (204)."""
+    row = await _job(call)
+    if row.state == "ended":
+        if any(link.holder == row.id for link in call.platform.table.links(row.tenant)):
+            raise ApiError(409, f"job {row.id} left a hold behind; resolve it first")
+        await call.platform.jobs.remove(row.id)
+        return answer()
+    aborted = await call.services.jobs.abort(row.id)
+    return answer(call.services.jobs.describe(aborted or row), status=202)
+
+
+async def delete_all(call: Call) -> web.Response:
+    """Remove the records of ended jobs."""
+    await call.platform.jobs.remove_ended(call.known_tenant())
+    return answer()
+
+
+def parse_options(call: Call, *, wanted: tuple[tuple[str, str], ...] = (), upgrade_all: bool = False) -> JobRequest:
+    """The query's options (Okapi's names and defaults, and `undo`).
+
+    Raises:
+        ApiError: 400 that names the parameter.
+    """
+    invoke = call.query.get("invoke", "true")
+    if invoke not in ("true", "false"):
+        try:
+            re.compile(invoke)
+        except re.error as error:
+            raise ApiError(400, f"Bad regular expression for parameter invoke: {error}") from error
+    undo = call.query.get("undo")
+    if undo is not None and undo not in set(Undo):
+        raise ApiError(400, f"Bad value for parameter undo: {undo}; one of {', '.join(Undo)}")
+    dep_check = bool(call.flag("depCheck", default=True))
+    parallel = call.number("parallel", 1, least=1, most=MAX_PARALLEL)
+    if parallel > 1 and not dep_check:
+        raise ApiError(400, "Install Option parallel can not be greater than 1 when Install Option depCheck is false")
+    return JobRequest(
+        wanted=wanted,
+        upgrade_all=upgrade_all,
+        purge=bool(call.flag("purge")),
+        parameters=parse_parameters(call.query.get("tenantParameters", "")),
+        deploy=call.flag("deploy", default=None),
+        invoke=invoke,
+        ignore_errors=bool(call.flag("ignoreErrors")),
+        reinstall=bool(call.flag("reinstall")),
+        parallel=parallel,
+        dep_check=dep_check,
+        pre_release=call.choice("preRelease"),
+        npm_snapshot=call.choice("npmSnapshot"),
+        undo=undo,
+        actor=call.request.headers.get("X-Okapi-User-Id", "")[:200],
+    )
+
+
+def parse_parameters(text: str) -> tuple[tuple[str, str | None], ...]:
+    """`k=v,k2` as pairs; a value keeps any further `=`."""
+    pairs = []
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        pairs.append((key, value if equals else None))
+    return tuple(pairs)
+
+
+async def _run(call: Call, tenant: str, request: JobRequest) -> web.Response:
+    if request.purge and any(action == "enable" for _, action in request.wanted):
+        raise ApiError(400, "purge destroys data and goes with action disable only; disable with purge first, then enable")
+    asynchronous, simulate = call.flag("async"), call.flag("simulate") or call.flag("dryRun")
+    try:
+        decisions, plan = await call.services.jobs.plan(tenant, request)
+    except UpliftError as error:
+        raise ApiError(400, str(error)) from error
+    expected = call.query.get("plan")
+    if expected is not None and expected != plan.digest:
+        raise ApiError(409, f"the world has moved: the plan is {plan.digest} now, not {expected}; simulate again")
+    if simulate:
+        return answer(lines(decisions), headers={"X-Uplift-Plan": plan.digest})
+    job = await call.services.jobs.create(tenant, request, decisions)
+    base = f"/_/proxy/tenants/{tenant}/install/{job}"
+    if asynchronous:
+        return answer(lines(decisions), status=201, headers={"Location": base})
+    row = await call.services.jobs.wait_ended(job)
+    if row is None:
+        raise ApiError(500, f"job {job} was removed while it ran")
+    if row.status == "error":
+        raise ApiError(*describe_failure(row))
+    return answer([{key: line[key] for key in ("id", "from", "action") if key in line} for line in row.modules])
+
+
+async def _job(call: Call) -> JobRow:
+    tenant, job = call.known_tenant(), call.path["job"]
+    row = await call.platform.jobs.get(job)
+    if row is None or row.tenant != tenant:
+        raise ApiError(404, f"{tenant}/{job}")
+    return row

@@ -1,0 +1,37 @@
+"""`/_/lifecycle`: what is held, and a place to wait."""
+
+from aiohttp import web
+
+from gateway.admin.http import Call, answer
+from upgrade_core.protocol import Hold
+
+MAX_WAIT = 60.0
+"""Longest wait of one call, in seconds: proxies in between close silent connections after about a minute."""
+
+
+async def links(call: Call) -> web.Response:
+    """The links that are held, in flight or parked on; with `tenant=` those of one tenant."""
+    table = call.platform.table
+    found = []
+    for link in table.links(call.query.get("tenant")):
+        if link.hold is Hold.OPEN and not link.flow.in_flight and not link.waiters:
+            continue
+        found.append(
+            {
+                "tenant": link.tenant,
+                "product": link.product,
+                "module": link.module,
+                "hold": link.hold,
+                "holdId": link.hold_id or None,
+                "holder": link.holder or None,
+                "since": link.since or None,
+                "inFlight": len(link.flow.in_flight),
+                "parked": len(link.waiters),
+            }
+        )
+    return answer(found)
+
+
+async def delay(call: Call) -> web.Response:
+    """A hold, after waiting for at most `wait` seconds: DELAY, or RESUME when its holder may begin or it is over."""
+    return answer(await call.services.holds.wait(call.path["hold"], call.seconds("wait", most=MAX_WAIT)))

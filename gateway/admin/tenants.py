@@ -1,0 +1,102 @@
+"""`/_/proxy/tenants` and what a tenant's modules provide."""
+
+import json
+import secrets
+
+from aiohttp import web
+
+from gateway.admin.http import ApiError, Call, answer
+from gateway.admin.wire import TenantWire
+from gateway.store import Conflict, TenantRow
+from upgrade_core.errors import InvalidId
+from upgrade_core.ids import SUPERTENANT, check_new_tenant_id, is_tenant_id
+
+
+async def post(call: Call) -> web.Response:
+    """Create a tenant; without an id it gets one."""
+    wire = call.json(TenantWire)
+    tenant = TenantRow(id=wire.id or "t" + secrets.token_hex(15), name=wire.name, description=wire.description)
+    try:
+        check_new_tenant_id(tenant.id)
+    except InvalidId as error:
+        raise ApiError(400, str(error)) from error
+    if not await call.platform.registry.add_tenant(tenant):
+        raise ApiError(400, f"Duplicate tenant id {tenant.id}")
+    call.platform.table.tenants[tenant.id] = tenant
+    return answer(_wire(tenant), status=201, headers=call.location(tenant.id))
+
+
+async def get_all(call: Call) -> web.Response:
+    """All tenants by id."""
+    return answer([_wire(tenant) for _, tenant in sorted(call.platform.table.tenants.items())])
+
+
+async def get(call: Call) -> web.Response:
+    """One tenant."""
+    return answer(_wire(call.platform.table.tenants[call.known_tenant()]))
+
+
+async def put(call: Call) -> web.Response:
+    """Create or rename a tenant; its modules stay."""
+    wire, tenant = call.json(TenantWire), call.path["tenant"]
+    if wire.id != tenant:
+        raise ApiError(400, f"The tenant id must not be changed, old='{tenant}', new='{wire.id or ''}'")
+    if tenant not in call.platform.table.tenants:
+        try:
+            check_new_tenant_id(tenant)
+        except InvalidId as error:
+            if not is_tenant_id(tenant) or "_" not in tenant:
+                raise ApiError(400, str(error)) from error
+    row = TenantRow(id=tenant, name=wire.name, description=wire.description)
+    await call.platform.registry.put_tenant(row)
+    call.platform.table.tenants[tenant] = row
+    return answer(_wire(row))
+
+
+async def delete(call: Call) -> web.Response:
+    """Forget a tenant; its modules' data stays where it is (requirement B4)."""
+    tenant = call.known_tenant()
+    if tenant == SUPERTENANT:
+        raise ApiError(400, f"Can not delete the superTenant {tenant}")
+    try:
+        await call.platform.registry.remove_tenant(tenant)
+    except Conflict as error:
+        raise ApiError(409, str(error)) from error
+    call.platform.table.forget_tenant(tenant)
+    return answer()
+
+
+async def interfaces(call: Call) -> web.Response:
+    """The interfaces that a tenant's modules provide."""
+    tenant, full, kind = call.known_tenant(), call.flag("full"), call.query.get("type")
+    table = call.platform.table
+    found = []
+    seen = set()
+    for module in table.enabled(tenant):
+        for wire in json.loads(table.texts[module]).get("provides") or ():
+            if kind is not None and (wire.get("interfaceType") or "proxy") != kind:
+                continue
+            if full:
+                found.append(wire)
+            elif wire["id"] not in seen:
+                seen.add(wire["id"])
+                found.append({"id": wire["id"], "version": wire["version"]})
+    return answer(found)
+
+
+async def interface(call: Call) -> web.Response:
+    """The modules of a tenant that provide an interface."""
+    tenant, kind, table = call.known_tenant(), call.query.get("type"), call.platform.table
+    return answer(
+        [
+            {"id": module}
+            for module in table.enabled(tenant)
+            if (provided := table.modules[module].interface(call.path["interface"])) is not None
+            and (kind is None or provided.type == kind)
+        ]
+    )
+
+
+def _wire(tenant: TenantRow) -> dict[str, str]:
+    members = {"id": tenant.id, "name": tenant.name, "description": tenant.description}
+    return {name: value for name, value in members.items() if value is not None}

@@ -1,0 +1,103 @@
+"""`/_/versions`: module versions, their deployed instances, and their retirement."""
+
+import asyncio
+import contextlib
+
+from aiohttp import web
+
+from gateway.admin.discovery import check_url
+from gateway.admin.http import ApiError, Call, answer
+from gateway.admin.lifecycle import MAX_WAIT
+from gateway.store import InstanceRow
+from gateway_client import Instance, Version
+
+
+async def get_all(call: Call) -> web.Response:
+    """The versions that have instances or are being retired."""
+    table = call.platform.table
+    modules = sorted(set(table.instances) | table.retiring)
+    return answer([(await describe(call, module)).model_dump(mode="json", by_alias=True) for module in modules])
+
+
+async def get(call: Call) -> web.Response:
+    """One version, after waiting until it has an instance, or with `gone=true` none that was deployed."""
+    module, gone = _known(call), bool(call.flag("gone"))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(call.seconds("wait", most=MAX_WAIT)):
+            while _has_instance(call, module, deployed=gone) == gone:
+                await call.platform.instances_changed.wait()
+    return answer(await describe(call, module))
+
+
+async def put_instance(call: Call) -> web.Response:
+    """A deployer's instance, or its new process."""
+    module, wire = _known(call), call.json(Instance)
+    if (wire.module, wire.id) != (module, call.path["instance"]):
+        raise ApiError(400, "module, id: must be those of the path")
+    if wire.node is None:
+        raise ApiError(400, "node: is missing; instances without a node are registered at /_/discovery/modules")
+    check_url(wire.url)
+    row = InstanceRow(id=wire.id, module=module, url=wire.url.rstrip("/"), node=wire.node, generation=wire.generation)
+    await call.platform.instances.put(row, replace=True)
+    call.platform.table.put_instance(row)
+    call.platform.tell_instances_changed()
+    return answer()
+
+
+async def delete_instance(call: Call) -> web.Response:
+    """A deployed instance is gone."""
+    await call.platform.instances.remove(call.path["instance"])
+    call.platform.table.remove_instance(call.path["instance"])
+    call.platform.tell_instances_changed()
+    return answer()
+
+
+async def retire(call: Call) -> web.Response:
+    """Mark a version as on its way out, if no binding, claim or request needs it."""
+    module, table = _known(call), call.platform.table
+    if table.in_flight(module):
+        return answer(await describe(call, module))
+    needed = await call.platform.instances.retire(module)
+    if not needed:
+        table.retiring.add(module)
+        for token in [token for token, route in table.overlays.items() if route.row.module == module]:
+            del table.overlays[token]
+    return answer(await describe(call, module))
+
+
+async def retired(call: Call) -> web.Response:
+    """It is gone and may be claimed again."""
+    module, table = _known(call), call.platform.table
+    await call.platform.instances.retired(module)
+    for instance in [row for row in table.instances.get(module, []) if row.node is not None]:
+        table.remove_instance(instance.id)
+    table.retiring.discard(module)
+    call.platform.tell_instances_changed()
+    return answer()
+
+
+async def describe(call: Call, module: str) -> Version:
+    """A version on the wire."""
+    table = call.platform.table
+    return Version(
+        module=module,
+        instances=tuple(
+            Instance(id=row.id, module=row.module, url=row.url, node=row.node, generation=row.generation)
+            for row in table.instances.get(module, [])
+        ),
+        needed_by=await call.platform.instances.needed_by(module),
+        in_flight=table.in_flight(module),
+        retiring=module in table.retiring,
+    )
+
+
+def _has_instance(call: Call, module: str, *, deployed: bool) -> bool:
+    rows = call.platform.table.instances.get(module, [])
+    return any(row.node is not None for row in rows) if deployed else bool(rows)
+
+
+def _known(call: Call) -> str:
+    module = call.path["module"]
+    if module not in call.platform.table.modules:
+        raise ApiError(404, module)
+    return module

@@ -1,0 +1,257 @@
+"""Install jobs: from a request to a row, from a row to a plan, and back to what people read (requirements C1-C3)."""
+
+import asyncio
+import contextlib
+import json
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from gateway.platform import Platform
+from gateway.store import JobRow
+from gateway_client import BeginAnswer, FinishRequest, InitReport, Notice
+from upgrade_core.descriptors import Undo
+from upgrade_core.errors import ResolutionError
+from upgrade_core.ids import product_of
+from upgrade_core.plan import Plan, build_plan
+from upgrade_core.resolution import Decision, Verb, Wanted, resolve, upgrades
+
+_PLAN = TypeAdapter(Plan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """What somebody asked for, as it is kept in the job's row.
+
+    Attributes:
+        wanted: (id, action) lines; empty with `upgrade_all`.
+        upgrade_all: Every enabled product to its newest version (requirement B7).
+        parameters: Key and value pairs for tenant init (`tenantParameters`).
+        deploy: None: deploy what has a launch descriptor and no instance.
+        single: Old-style binding call: an already enabled module is an error.
+        actor: Who asked.
+    """
+
+    wanted: tuple[tuple[str, str], ...] = ()
+    upgrade_all: bool = False
+    purge: bool = False
+    parameters: tuple[tuple[str, str | None], ...] = ()
+    deploy: bool | None = None
+    invoke: str = "true"
+    ignore_errors: bool = False
+    reinstall: bool = False
+    parallel: int = 1
+    dep_check: bool = True
+    pre_release: str = "true"
+    npm_snapshot: str = "true"
+    undo: str | None = None
+    actor: str = ""
+
+
+_REQUEST = TypeAdapter(JobRequest)
+
+
+class Jobs:
+    """The gateway's part in install jobs."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._ended: dict[str, asyncio.Event] = {}
+        self.waiting = asyncio.Event()
+        """Set when there may be a job to start or to abort."""
+
+    async def decide(self, tenant: str, request: JobRequest) -> tuple[Decision, ...]:
+        """What a request means for the tenant as it is now.
+
+        Raises:
+            ResolutionError: It cannot be reached.
+        """
+        table = self._platform.table
+        catalogue = {
+            module: descriptor
+            for module, descriptor in table.modules.items()
+            if _passes(descriptor.module_id.version.is_pre_release, request.pre_release, request.npm_snapshot)
+            and _passes(descriptor.module_id.version.is_npm_snapshot, request.npm_snapshot, request.pre_release)
+        }
+        enabled = table.enabled(tenant)
+        for module in enabled:
+            if module in table.modules:
+                catalogue.setdefault(module, table.modules[module])
+        purgeable: frozenset[str] = frozenset()
+        if request.purge:
+            purgeable = frozenset((await self._platform.registry.data_versions(tenant)).values())
+        wanted = (
+            upgrades(enabled, catalogue)
+            if request.upgrade_all
+            else tuple(Wanted(id=module, verb=Verb(action)) for module, action in request.wanted)
+        )
+        return resolve(
+            wanted,
+            enabled=enabled,
+            catalogue=catalogue,
+            reinstall=request.reinstall,
+            purgeable=purgeable,
+            check=request.dep_check,
+        )
+
+    async def plan(self, tenant: str, request: JobRequest) -> tuple[tuple[Decision, ...], Plan]:
+        """The decisions and the plan of a request for the tenant as it is now.
+
+        Raises:
+            ResolutionError: It cannot be reached.
+        """
+        decisions = await self.decide(tenant, request)
+        plan = build_plan(
+            decisions,
+            enabled=self._platform.table.enabled(tenant),
+            data_versions=await self._platform.registry.data_versions(tenant),
+            catalogue=self._platform.table.modules,
+            purge=request.purge,
+            undo=Undo(request.undo) if request.undo else None,
+        )
+        return decisions, plan
+
+    async def create(self, tenant: str, request: JobRequest, decisions: tuple[Decision, ...]) -> str:
+        """Commit a job row; its run is started afterwards. Returns the job's id."""
+        job = str(uuid.uuid4())
+        await self._platform.jobs.add(
+            job=job, tenant=tenant, request=_REQUEST.dump_python(request, mode="json"), modules=lines(decisions)
+        )
+        self.waiting.set()
+        return job
+
+    async def begin(self, row: JobRow) -> BeginAnswer:
+        """Fix the plan of a job: it is made again from the world as it is when its turn has come; later calls get the same.
+
+        Raises:
+            ResolutionError: The world has moved and the request cannot be reached any more.
+        """
+        request = _REQUEST.validate_python(row.request)
+        fixed = row.plan
+        if fixed is None:
+            decisions, plan = await self.plan(row.tenant, request)
+            modules = [dict(line, stage="pending") for line in lines(decisions)]
+            fixed = await self._platform.jobs.set_plan(row.id, json.loads(json.dumps(asdict(plan))), modules)
+        return BeginAnswer(
+            tenant=row.tenant,
+            plan=_PLAN.validate_python(fixed),
+            parameters=request.parameters,
+            deploy=request.deploy,
+            invoke=request.invoke,
+            ignore_errors=request.ignore_errors,
+            parallel=request.parallel,
+        )
+
+    async def report_init(self, row: JobRow, report: InitReport) -> None:
+        """Merge what a module said at tenant init into its line of the job (requirement C3)."""
+        errors = [_notice(text, "TenantInitFailed", report.outcome) for text in report.errors]
+        warnings = [_notice(text, "TenantInitWarning", "warning") for text in report.warnings]
+        await self._platform.jobs.update_module(
+            row.id,
+            report.subject,
+            phase="migrating" if report.state != "ended" else None,
+            errors=errors or None,
+            warnings=warnings or None,
+            messages=list(report.messages) or None,
+            outcome=report.outcome or None,
+            progress=report.progress or None,
+            message="; ".join(report.errors)[:2_000] or None,
+        )
+
+    async def finish(self, job: str, request: FinishRequest) -> None:
+        """End a job and let the tenant's next one take its turn."""
+        status = "done" if request.outcome.startswith("done") else "error"
+        await self._platform.jobs.finish(
+            job,
+            status=status,
+            outcome=request.outcome,
+            errors=[notice.model_dump(mode="json", by_alias=True) for notice in request.errors],
+            warnings=[notice.model_dump(mode="json", by_alias=True) for notice in request.warnings],
+        )
+        self._tell_ended(job)
+        self.waiting.set()
+
+    async def abort(self, job: str) -> JobRow | None:
+        """Ask a job to undo what it did and end; one that never started ends at once."""
+        row = await self._platform.jobs.request_abort(job)
+        if row is not None and row.state == "ended":
+            self._tell_ended(job)
+        self.waiting.set()
+        return row
+
+    async def wait_ended(self, job: str) -> JobRow | None:
+        """The row of a job when it has ended; None if it was removed."""
+        event = self._ended.setdefault(job, asyncio.Event())
+        try:
+            while True:
+                row = await self._platform.jobs.get(job)
+                if row is None or row.state == "ended":
+                    return row
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(5):
+                        await event.wait()
+        finally:
+            self._ended.pop(job, None)
+
+    def describe(self, row: JobRow) -> dict[str, Any]:
+        """A job on the wire: Okapi's members, and ours."""
+        job = {
+            "id": row.id,
+            "complete": row.state == "ended",
+            "startDate": row.start_date.isoformat(),
+            "endDate": row.end_date.isoformat() if row.end_date else None,
+            "modules": row.modules,
+            "status": row.status,
+            "outcome": row.outcome,
+            "phase": row.phase,
+            "errors": row.errors,
+            "warnings": row.warnings,
+            "heldSeconds": round(row.held_seconds, 3),
+            "abortRequested": row.abort_requested or None,
+            "run": self._run(row) if row.started else None,
+        }
+        return {name: value for name, value in job.items() if value is not None}
+
+    def _run(self, row: JobRow) -> dict[str, str]:
+        run = {"workflowId": row.id}
+        if self._platform.ui_url:
+            run["url"] = f"{self._platform.ui_url}/namespaces/{self._platform.namespace}/workflows/{row.id}"
+        return run
+
+    def _tell_ended(self, job: str) -> None:
+        event = self._ended.get(job)
+        if event is not None:
+            event.set()
+
+
+def lines(decisions: tuple[Decision, ...]) -> list[dict[str, Any]]:
+    """Decisions as Okapi's TenantModuleDescriptors."""
+    return [
+        {"id": decision.module, **({"from": decision.module_from} if decision.module_from else {}), "action": decision.action}
+        for decision in decisions
+    ]
+
+
+def describe_failure(row: JobRow) -> tuple[int, str]:
+    """Status and text of the first error of an ended job, for callers that waited for it."""
+    for line in row.modules:
+        if line.get("errors"):
+            return 400, str(line["errors"][0]["message"])
+    errors = [Notice.model_validate(error) for error in row.errors]
+    return (400, errors[0].message) if errors else (500, f"job {row.id} ended as {row.outcome}")
+
+
+def _notice(message: str, kind: str, code: str) -> dict[str, Any]:
+    return {"message": message, "type": kind, "code": code, "parameters": []}
+
+
+def _passes(is_kind: bool, wanted: str, other: str) -> bool:
+    """Okapi's filter: plain releases pass unless either asks for `only`; kinds pass unless theirs says `false`."""
+    if is_kind:
+        return wanted != "false"
+    return wanted != "only" and (other != "only" or is_kind)
+
+
+__all__ = ["JobRequest", "Jobs", "ResolutionError", "describe_failure", "lines", "product_of"]

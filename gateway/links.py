@@ -1,0 +1,113 @@
+"""Links in memory: what is in flight, who is parked, and what the protocol's tables make of each signal.
+
+The rows in Postgres are the truth; this is what the data path looks at without asking anybody.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from upgrade_core.protocol import Availability, Effect, Hold, Reply, Signal, on_hold, reply_to
+
+
+class Cut(Exception):
+    """The request was still at work when the grace was over; its requester gets MISSING."""
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One request that was sent to an instance.
+
+    Attributes:
+        id: Our part of its `X-Okapi-Request-Id`; hard to guess, so that a descendant proves itself by it.
+        module: The module id that it went to.
+        task: The task that handles it.
+        cut: Set when the gateway, not the client, ends it.
+        started: Whether the client has been sent the head of the answer.
+        answered: Whether the whole answer was received; otherwise the old handler may still be writing (it is *loose*).
+    """
+
+    id: str
+    module: str
+    task: "asyncio.Task[object] | None"
+    cut: bool = False
+    started: bool = False
+    answered: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """Exchanges that are counted together."""
+
+    in_flight: dict[str, Exchange] = field(default_factory=dict)
+    loose_until: float = 0.0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def enter(self, exchange: Exchange) -> None:
+        """Count a request, in the same turn of the loop as the decision to route it."""
+        self.in_flight[exchange.id] = exchange
+        self.idle.clear()
+
+    def leave(self, exchange: Exchange, *, now: float, settle: float) -> None:
+        """Count it no more; unanswered it stays loose for `settle` seconds."""
+        self.in_flight.pop(exchange.id, None)
+        if not exchange.answered:
+            self.loose_until = max(self.loose_until, now + settle)
+        if not self.in_flight:
+            self.idle.set()
+
+    def cut_all(self) -> None:
+        """End what is left."""
+        for exchange in self.in_flight.values():
+            exchange.cut = True
+            if exchange.task is not None:
+                exchange.task.cancel()
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing is in flight and nothing is loose."""
+        loop = asyncio.get_running_loop()
+        while self.in_flight or self.loose_until > loop.time():
+            if self.in_flight:
+                self.idle.clear()
+                await self.idle.wait()
+            else:
+                await asyncio.sleep(self.loose_until - loop.time())
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """What requests to one product of one tenant depend on."""
+
+    tenant: str
+    product: str
+    module: str | None = None
+    hold: Hold = Hold.OPEN
+    hold_id: str = ""
+    holder: str = ""
+    since: str = ""
+    held_from: float = 0.0
+    overdue: bool = False
+    flow: Flow = field(default_factory=Flow)
+    waiters: "deque[asyncio.Future[None]]" = field(default_factory=deque)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def apply(self, signal: Signal) -> tuple[Effect, ...]:
+        """Move by the table, and tell those who wait for a change.
+
+        Raises:
+            IllegalSignal: The table forbids it; nothing changed.
+        """
+        self.hold, effects = on_hold(self.hold, signal)
+        self.changed.set()
+        self.changed = asyncio.Event()
+        return effects
+
+    def reply(self, availability: Availability) -> Reply:
+        """What a request gets now."""
+        return reply_to(self.hold, availability, overdue=self.overdue)
+
+    def take_waiters(self) -> "list[asyncio.Future[None]]":
+        """Those parked, in the order they came; they are parked no more."""
+        taken = [waiter for waiter in self.waiters if not waiter.done()]
+        self.waiters.clear()
+        return taken

@@ -1,0 +1,124 @@
+"""Composition root of the gateway: `uplift-gateway`."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+
+import uvloop
+
+from gateway.app import Gateway
+from gateway.platform import Platform
+from gateway.store import Database, DatabaseError
+from uplift_settings import SecretError, Settings, SettingsError, load, read_secret
+
+_log = logging.getLogger("gateway")
+_START_WAIT = 30.0
+"""Seconds to wait at start for Postgres, and for the lock of a gateway that died a moment ago."""
+
+
+def main() -> None:
+    """Run the gateway until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    try:
+        code = uvloop.run(_serve(load()))
+    except (SettingsError, SecretError, DatabaseError, OSError) as error:
+        _log.error("%s", error)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the SDK's runtime may crash in a regular interpreter exit
+
+
+async def _serve(settings: Settings) -> int:
+    gateway_settings = settings.gateway
+    token = read_secret(f"file:{gateway_settings.token_file}", what="gateway.token_file") if gateway_settings.token_file else ""
+    if not token and not _is_loopback(gateway_settings.host):
+        raise SettingsError(
+            f"gateway.host {gateway_settings.host} is not a loopback address: set gateway.token_file, so that the admin API"
+            " is not open to everybody"
+        )
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    database = Database(dsn=read_secret(gateway_settings.dsn, what="gateway.dsn"), pool_size=gateway_settings.pool)
+    await database.open(wait=_START_WAIT)
+    sock = _listening_socket(gateway_settings.host, gateway_settings.port)
+    port = sock.getsockname()[1]
+    platform = Platform(
+        database=database,
+        settings=gateway_settings,
+        url=gateway_settings.url.rstrip("/") or f"http://{gateway_settings.host}:{port}",
+        ui_url=settings.temporal.ui_url.rstrip("/"),
+        namespace=settings.temporal.namespace,
+    )
+    gateway = Gateway(platform=platform, settings=gateway_settings, temporal=settings.temporal, token=token)
+    await gateway.open(sock)
+    _log.info("gateway listens on %s", platform.url)
+    code = 0
+    try:
+        await _until_stopped(stop, database)
+    except DatabaseError as error:
+        _log.error("%s", error)
+        code = 1
+    await gateway.close()
+    await database.close()
+    return code
+
+
+async def _until_stopped(stop: asyncio.Event, database: Database) -> None:
+    """Wait for a signal; take the replica's lock again whenever Postgres was away.
+
+    Raises:
+        DatabaseError: Postgres stayed away, or another gateway has the lock.
+    """
+    stopped = asyncio.create_task(stop.wait())
+    while not stop.is_set():
+        lost = asyncio.create_task(database.lost.wait())
+        await asyncio.wait({stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
+        lost.cancel()
+        if not stop.is_set():
+            _log.warning("the connection to the gateway's database is gone; connecting again")
+            relock = asyncio.create_task(database.relock(wait=600))
+            await asyncio.wait({stopped, relock}, return_when=asyncio.FIRST_COMPLETED)
+            if relock.done():
+                relock.result()
+                _log.info("the gateway's database is back")
+            else:
+                relock.cancel()
+                with contextlib.suppress(asyncio.CancelledError, DatabaseError):
+                    await relock
+    stopped.cancel()
+
+
+def _listening_socket(host: str, port: int) -> socket.socket:
+    """The socket that a supervisor hands over (`UPLIFT_LISTEN_FD`), so that none is refused while we restart; else our own."""
+    inherited = os.environ.pop("UPLIFT_LISTEN_FD", None)
+    if inherited is not None:
+        return socket.socket(fileno=int(inherited))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port} (gateway.host, gateway.port): {error.strerror}") from error
+    sock.listen(4096)
+    return sock
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Instances of modules, claims on them, and their retirement."""
+
+import asyncpg
+
+from gateway.store.database import Connection, Database
+from gateway.store.registry import Conflict
+from gateway.store.rows import InstanceRow
+
+_COLUMNS = "id, module, url, node, generation, descriptor::text as descriptor"
+
+
+class InstanceStore:
+    """Who runs where, and who needs it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def all(self) -> list[InstanceRow]:
+        """All instances, oldest first."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(f"select {_COLUMNS} from instances order by registered, id")  # noqa: S608
+        return [_row(row) for row in rows]
+
+    async def put(self, instance: InstanceRow, *, replace: bool) -> None:
+        """Register an instance.
+
+        Args:
+            instance: The instance.
+            replace: Whether one of the same id may be replaced (a deployer's restart), or is a duplicate.
+
+        Raises:
+            Conflict: `Duplicate instId X`, or the module is being retired.
+        """
+        async with self._database.transaction() as connection:
+            if not replace and await _is_retiring(connection, instance.module):
+                raise Conflict(f"module {instance.module} is being retired; try again in a moment")
+            done = await connection.execute(
+                "insert into instances (id, module, url, node, generation, descriptor)"  # noqa: S608
+                " values ($1, $2, $3, $4, $5, $6::text::json) on conflict (id) do "
+                + (
+                    "update set url = excluded.url, node = excluded.node, generation = excluded.generation"
+                    if replace
+                    else "nothing"
+                ),
+                instance.id, instance.module, instance.url, instance.node, instance.generation, instance.descriptor,
+            )  # fmt: skip
+            if done.endswith(" 0"):
+                raise Conflict(f"Duplicate instId {instance.id}")
+
+    async def remove(self, instance: str) -> None:
+        """Forget an instance."""
+        async with self._database.connection() as connection:
+            await connection.execute("delete from instances where id = $1", instance)
+
+    async def claim(self, module: str, job: str) -> None:
+        """Say that a job needs an instance of a module version. Again is fine.
+
+        Raises:
+            Conflict: The version is being retired; ask again when it is gone.
+        """
+        async with self._database.transaction() as connection:
+            await connection.execute("select 1 from modules where id = $1 for share", module)
+            if await _is_retiring(connection, module):
+                raise Conflict(f"module {module} is being retired; try again in a moment")
+            await connection.execute("insert into claims (module, job) values ($1, $2) on conflict do nothing", module, job)
+
+    async def give_back(self, module: str, job: str) -> None:
+        """The job needs it no more."""
+        async with self._database.connection() as connection:
+            await connection.execute("delete from claims where module = $1 and job = $2", module, job)
+
+    async def needed_by(self, module: str) -> tuple[str, ...]:
+        """Who needs a version: its tenants and the jobs with claims on it."""
+        async with self._database.connection() as connection:
+            return await _needed_by(connection, module)
+
+    async def retire(self, module: str) -> tuple[str, ...]:
+        """Mark a version as on its way out if nobody needs it: one transaction, in conflict with claims.
+
+        Returns:
+            Who needs it; empty if it is marked.
+        """
+        async with self._database.transaction() as connection:
+            await connection.execute("select 1 from modules where id = $1 for update", module)
+            needed = await _needed_by(connection, module)
+            if not needed:
+                await connection.execute("insert into retirements (module) values ($1) on conflict do nothing", module)
+                await connection.execute("delete from overlays where module = $1", module)
+            return needed
+
+    async def retired(self, module: str) -> None:
+        """It is gone: its deployed instances are forgotten and it may be claimed again."""
+        async with self._database.transaction() as connection:
+            await connection.execute("delete from instances where module = $1 and node is not null", module)
+            await connection.execute("delete from retirements where module = $1", module)
+
+    async def retiring(self) -> set[str]:
+        """Module ids on their way out."""
+        async with self._database.connection() as connection:
+            return {row["module"] for row in await connection.fetch("select module from retirements")}
+
+
+async def _is_retiring(connection: Connection, module: str) -> bool:
+    return bool(await connection.fetchval("select true from retirements where module = $1", module))
+
+
+async def _needed_by(connection: Connection, module: str) -> tuple[str, ...]:
+    rows = await connection.fetch(
+        "select 'tenant ' || tenant as who from bindings where module = $1"
+        " union all select 'job ' || job from claims where module = $1 order by who limit 20",
+        module,
+    )
+    return tuple(row["who"] for row in rows)
+
+
+def _row(row: asyncpg.Record) -> InstanceRow:
+    return InstanceRow(**dict(row))

@@ -1,0 +1,124 @@
+"""Modules, tenants, bindings, data versions, environment."""
+
+import asyncpg
+
+from gateway.store.database import Database
+from gateway.store.rows import TenantRow
+
+
+class Conflict(Exception):
+    """The rows forbid it; the message names what is in the way. Nothing was changed."""
+
+
+class RegistryStore:
+    """What is registered and what each tenant has."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def modules(self) -> list[tuple[str, str]]:
+        """All (id, descriptor JSON)."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch("select id, descriptor from modules")
+        return [(row["id"], row["descriptor"]) for row in rows]
+
+    async def add_modules(self, modules: list[tuple[str, str, str]]) -> None:
+        """Register (id, product, descriptor JSON), all or none."""
+        async with self._database.transaction() as connection:
+            await connection.executemany(
+                "insert into modules (id, product, descriptor) values ($1, $2, $3) on conflict (id) do nothing", modules
+            )
+
+    async def remove_module(self, module: str) -> None:
+        """Forget a module.
+
+        Raises:
+            Conflict: Something still refers to it.
+        """
+        try:
+            async with self._database.connection() as connection:
+                await connection.execute("delete from modules where id = $1", module)
+        except asyncpg.ForeignKeyViolationError as error:
+            raise Conflict(f"delete: module {module} is used by {error.table_name}") from error
+
+    async def tenants(self) -> list[TenantRow]:
+        """All tenants by id."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch("select id, name, description from tenants order by id")
+        return [TenantRow(**dict(row)) for row in rows]
+
+    async def add_tenant(self, tenant: TenantRow) -> bool:
+        """Create a tenant; False if its id is taken."""
+        async with self._database.connection() as connection:
+            done = await connection.execute(
+                "insert into tenants (id, name, description) values ($1, $2, $3) on conflict (id) do nothing",
+                tenant.id, tenant.name, tenant.description,
+            )  # fmt: skip
+        return done.endswith(" 1")
+
+    async def put_tenant(self, tenant: TenantRow) -> None:
+        """Create or change a tenant."""
+        async with self._database.connection() as connection:
+            await connection.execute(
+                "insert into tenants (id, name, description) values ($1, $2, $3)"
+                " on conflict (id) do update set name = excluded.name, description = excluded.description",
+                tenant.id, tenant.name, tenant.description,
+            )  # fmt: skip
+
+    async def remove_tenant(self, tenant: str) -> None:
+        """Forget a tenant with its bindings and ended jobs.
+
+        Raises:
+            Conflict: It has a hold or a job that has not ended.
+        """
+        async with self._database.transaction() as connection:
+            open_job = await connection.fetchval("select id from jobs where tenant = $1 and state <> 'ended' limit 1", tenant)
+            hold = await connection.fetchval("select id from holds where tenant = $1 limit 1", tenant)
+            if open_job or hold:
+                raise Conflict(f"tenant {tenant} is in use by {'job ' + open_job if open_job else 'hold ' + hold}")
+            await connection.execute("delete from data_versions where tenant = $1", tenant)
+            await connection.execute("delete from tenants where id = $1", tenant)
+
+    async def bindings(self) -> list[tuple[str, str, str]]:
+        """All (tenant, product, module)."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch("select tenant, product, module from bindings")
+        return [(row["tenant"], row["product"], row["module"]) for row in rows]
+
+    async def data_versions(self, tenant: str) -> dict[str, str]:
+        """Product to the module id that the tenant's data is at."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch("select product, module from data_versions where tenant = $1", tenant)
+        return {row["product"]: row["module"] for row in rows}
+
+    async def environment(self) -> list[tuple[str, str, str | None]]:
+        """All (name, value, description) by name."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch("select name, value, description from environment order by name")
+        return [(row["name"], row["value"], row["description"]) for row in rows]
+
+    async def put_environment(self, name: str, value: str, description: str | None) -> None:
+        """Set a variable of every instance that is deployed from now on."""
+        async with self._database.connection() as connection:
+            await connection.execute(
+                "insert into environment (name, value, description) values ($1, $2, $3) on conflict (name)"
+                " do update set value = excluded.value, description = excluded.description",
+                name, value, description,
+            )  # fmt: skip
+
+    async def remove_environment(self, name: str) -> bool:
+        """Forget a variable; False if there is none."""
+        async with self._database.connection() as connection:
+            return (await connection.execute("delete from environment where name = $1", name)).endswith(" 1")
+
+    async def take_clean_mark(self) -> bool:
+        """Whether the last gateway stopped with nothing in flight; from now on it has not."""
+        async with self._database.transaction() as connection:
+            clean = bool(await connection.fetchval("select clean from gateway_state"))
+            await connection.execute("update gateway_state set clean = false")
+        return clean
+
+    async def set_clean_mark(self) -> None:
+        """Say that this gateway stopped with nothing in flight."""
+        async with self._database.connection() as connection:
+            await connection.execute("update gateway_state set clean = true")

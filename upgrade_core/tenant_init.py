@@ -1,0 +1,344 @@
+"""Tenant init on the wire: which call a module's dialect wants, and what an answer means.
+
+| dialect | interface | call |
+|---|---|---|
+| OKAPI_1 | `_tenant` 1.0, 1.1, 1.2 | `POST` the first declared POST path; disable and purge only where declared |
+| OKAPI_2 | `_tenant` 2.0 | one POST for all, `purge` always explicit; may answer with a job |
+| UPLIFT | `_tenantInit` 1.0 | `version_from`/`version_to` (requirement B1); may answer 202 with a job |
+| NONE | neither | nothing is called |
+
+Sources: requirements B1, B2, B4, C3; Okapi's `TenantManager` for the first two.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from upgrade_core.descriptors import Handler, Interface, ModuleDescriptor
+from upgrade_core.errors import InvalidDescriptor
+from upgrade_core.ids import ModuleId
+
+_DISABLE_PATH = "/_/tenant/disable"
+MAX_MESSAGE = 2_000
+"""Longest message of a module that is kept, in characters: a run's payload must stay small."""
+MAX_MESSAGES = 50
+"""How many messages of a module are kept."""
+
+
+class Dialect(StrEnum):
+    """How a module wants to be initialised."""
+
+    OKAPI_1 = "_tenant 1"
+    OKAPI_2 = "_tenant 2"
+    UPLIFT = "_tenantInit 1"
+    NONE = "none"
+
+
+class Purpose(StrEnum):
+    """What tenant init is called for."""
+
+    INIT = "init"
+    DISABLE = "disable"
+    PURGE = "purge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One HTTP request to a module.
+
+    Attributes:
+        body: JSON text, or None for no body.
+    """
+
+    method: str
+    path: str
+    body: str | None
+
+
+class Effect(StrEnum):
+    """What an answer means for the run."""
+
+    DONE = "done"
+    FOLLOW = "follow"
+    REFUSED = "refused"
+    FAILED = "failed"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitAnswer:
+    """An answer to tenant init, or the state of its job.
+
+    Attributes:
+        effect: What the run does now.
+        outcome: `nothing to do`, `created`, `upgraded`, `refused`, `failed`, or empty while it works.
+        job_path: Where the job is looked at, if there is one.
+        messages, warnings, errors: The module's own words.
+        progress: The module's progress as it tells it, for people.
+    """
+
+    effect: Effect
+    outcome: str = ""
+    job_path: str = ""
+    messages: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    progress: str = ""
+
+
+def dialect_of(module: ModuleDescriptor) -> Dialect:
+    """The dialect a module speaks; `_tenantInit` wins over `_tenant`.
+
+    Raises:
+        InvalidDescriptor: A version of `_tenant` or `_tenantInit` that nobody knows.
+    """
+    if (ours := module.interface("_tenantInit")) is not None:
+        if ours.version.split(".")[0] != "1":
+            raise InvalidDescriptor(f"Unsupported interface _tenantInit: {ours.version}")
+        return Dialect.UPLIFT
+    okapis = module.interface("_tenant")
+    if okapis is None:
+        return Dialect.NONE
+    if okapis.version in ("1.0", "1.1", "1.2"):
+        return Dialect.OKAPI_1
+    if okapis.version.split(".")[0] == "2":
+        return Dialect.OKAPI_2
+    raise InvalidDescriptor(f"Unsupported interface _tenant: {okapis.version}")
+
+
+def init_call(
+    module: ModuleDescriptor,
+    *,
+    purpose: Purpose,
+    module_from: str | None,
+    module_to: str | None,
+    parameters: tuple[tuple[str, str | None], ...] = (),
+    run: str = "",
+) -> Call | None:
+    """The request that a module wants, or None where its dialect has none for the purpose (which counts as success).
+
+    Args:
+        module: The module whose instance is called.
+        purpose: Init (install, upgrade, downgrade, reinstall), disable, or purge.
+        module_from: Module id that the tenant's data is at; None for an install.
+        module_to: Module id to go to; None for disable and purge.
+        parameters: Key and value pairs of the administrator's `tenantParameters`.
+        run: The job's id, so that a module can recognise a repeated request (`_tenantInit` only).
+    """
+    dialect = dialect_of(module)
+    if dialect is Dialect.NONE:
+        return None
+    if dialect is Dialect.UPLIFT:
+        return _uplift_call(module, purpose, module_from, module_to, parameters, run)
+    interface = module.interface("_tenant")
+    assert interface is not None
+    if dialect is Dialect.OKAPI_2:
+        path = _path(interface, "POST", lambda handler: "/" in handler.pattern)
+        if path is None:
+            return None
+        body: dict[str, Any] = _from_to(module_from, module_to)
+        body["purge"] = purpose is Purpose.PURGE
+        if parameters:
+            body["parameters"] = _parameters(parameters)
+        return Call(method="POST", path=path, body=json.dumps(body))
+    return _okapi_1_call(interface, purpose, module_from, module_to, parameters)
+
+
+def job_call(module: ModuleDescriptor, job_path: str, *, method: str = "GET") -> Call:
+    """The request that looks at (GET) or removes (DELETE) a tenant-init job."""
+    del module
+    return Call(method=method, path=job_path, body=None)
+
+
+def read_answer(module: ModuleDescriptor, call: Call, *, status: int, location: str | None, body: str) -> InitAnswer:
+    """What a complete HTTP answer to tenant init means (the table of `docs/reference/tenant-init.md`).
+
+    Args:
+        module: The module that answered.
+        call: What it was asked.
+        status: HTTP status.
+        location: The `Location` header, if any.
+        body: The body as text.
+    """
+    if status in (502, 503, 504):
+        return InitAnswer(effect=Effect.RETRY, errors=(_cut(f"{status}: {body}"),))
+    value = _json(body)
+    told = _told(value)
+    if 200 <= status < 300:  # noqa: PLR2004
+        if location and dialect_of(module) is not Dialect.OKAPI_1:
+            return _job_answer(module, call, location, value)
+        outcome = {204: "nothing to do", 201: "created"}.get(status, "upgraded")
+        return InitAnswer(effect=Effect.DONE, outcome=outcome, messages=told[0], warnings=told[1])
+    text = _cut(f"{call.method} request for {module.id} {call.path} failed with {status}: {body}")
+    if status == 400:  # noqa: PLR2004
+        return InitAnswer(
+            effect=Effect.REFUSED,
+            outcome="refused",
+            errors=(text, *told[2]),
+            messages=told[0],
+            warnings=told[1],
+        )
+    return InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(text, *told[2]), messages=told[0], warnings=told[1])
+
+
+def read_job(module: ModuleDescriptor, job_path: str, *, status: int, body: str) -> InitAnswer:
+    """What the answer to a look at a tenant-init job means.
+
+    `FOLLOW` means that it works on, `RETRY` that nothing was learnt (the module restarts, or its proxy says so).
+    """
+    if status in (502, 503, 504, 429, 408):
+        return InitAnswer(effect=Effect.RETRY, job_path=job_path, errors=(_cut(f"{status}: {body}"),))
+    value = _json(body)
+    if status != 200 or not isinstance(value, Mapping):  # noqa: PLR2004
+        text = _cut(f"GET request for {module.id} {job_path} failed with {status}: {body}")
+        return InitAnswer(effect=Effect.FAILED, outcome="failed", job_path=job_path, errors=(text,))
+    messages, warnings, errors = _told(value)
+    progress = _cut(json.dumps(value["progress"])) if value.get("progress") is not None else ""
+    if dialect_of(module) is Dialect.UPLIFT:
+        state = value.get("status")
+        complete, failed = state in ("done", "error"), state == "error" or bool(errors)
+    else:
+        complete, failed = value.get("complete") is True, bool(value.get("error"))
+    if not complete:
+        return InitAnswer(effect=Effect.FOLLOW, job_path=job_path, messages=messages, warnings=warnings, progress=progress)
+    if failed:
+        text = value.get("error") or "; ".join(errors) or "the module gave no reason"
+        head = _cut(f"Tenant operation failed for module {module.id}: {text}")
+        return InitAnswer(
+            effect=Effect.FAILED, outcome="failed", job_path=job_path, errors=(head, *errors), messages=messages,
+            warnings=warnings,
+        )  # fmt: skip
+    return InitAnswer(
+        effect=Effect.DONE,
+        outcome="upgraded",
+        job_path=job_path,
+        messages=messages,
+        warnings=warnings,
+        progress=progress,
+    )
+
+
+def _uplift_call(
+    module: ModuleDescriptor,
+    purpose: Purpose,
+    module_from: str | None,
+    module_to: str | None,
+    parameters: tuple[tuple[str, str | None], ...],
+    run: str,
+) -> Call | None:
+    interface = module.interface("_tenantInit")
+    assert interface is not None
+    if purpose is Purpose.DISABLE:
+        return None
+    if purpose is Purpose.PURGE:
+        path = _path(interface, "DELETE", lambda handler: "{" not in handler.pattern)
+        return Call(method="DELETE", path=path or "/_/tenant", body=None)
+    body: dict[str, Any] = {}
+    if module_from is not None:
+        body["version_from"] = str(ModuleId.parse(module_from).version)
+    if module_to is not None:
+        body["version_to"] = str(ModuleId.parse(module_to).version)
+    body["parameters"] = _parameters(parameters)
+    body["run"] = run
+    return Call(method="POST", path=_path(interface, "POST") or "/_/tenant", body=json.dumps(body))
+
+
+def _okapi_1_call(
+    interface: Interface,
+    purpose: Purpose,
+    module_from: str | None,
+    module_to: str | None,
+    parameters: tuple[tuple[str, str | None], ...],
+) -> Call | None:
+    if purpose is Purpose.PURGE:
+        path = _path(interface, "DELETE")
+        return None if path is None else Call(method="DELETE", path=path, body=None)
+    if purpose is Purpose.DISABLE:
+        path = None if interface.version == "1.0" else _path(interface, "POST", lambda h: h.pattern == _DISABLE_PATH)
+        return None if path is None else Call(method="POST", path=path, body=json.dumps(_from_to(module_from, None)))
+    path = _path(interface, "POST", lambda handler: handler.pattern != _DISABLE_PATH)
+    if path is None:
+        if interface.version != "1.0":
+            return None
+        path = "/_/tenant"
+    body = _from_to(module_from, module_to)
+    if parameters and interface.version == "1.2":
+        body["parameters"] = _parameters(parameters)
+    return Call(method="POST", path=path, body=json.dumps(body))
+
+
+def _job_answer(module: ModuleDescriptor, call: Call, location: str, value: Any) -> InitAnswer:
+    messages, warnings, _ = _told(value)
+    if dialect_of(module) is Dialect.UPLIFT:
+        path = "/" + location.split("://", 1)[-1].partition("/")[2] if "://" in location else location
+        return InitAnswer(effect=Effect.FOLLOW, job_path=path, messages=messages, warnings=warnings)
+    interface = module.interface("_tenant")
+    assert interface is not None
+    job_id = value.get("id") if isinstance(value, Mapping) else None
+    get = _path(interface, "GET", lambda handler: "{id}" in handler.pattern)
+    if get is None:
+        text = f"Unexpected Location header in response for module {module.id}: {call.method} {call.path}"
+    elif _path(interface, "DELETE", lambda handler: "{id}" in handler.pattern) is None:
+        text = f"Missing DELETE method for tenant interface version 2 for module {module.id}"
+    elif not isinstance(job_id, str) or not job_id or "/" in job_id:
+        text = f"Missing id property in JSON response for module {module.id}: {call.method} {call.path}"
+    else:
+        if value.get("complete") is True:
+            return read_job(module, get.replace("{id}", job_id), status=200, body=json.dumps(value))
+        return InitAnswer(effect=Effect.FOLLOW, job_path=get.replace("{id}", job_id), messages=messages, warnings=warnings)
+    return InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(text,))
+
+
+def _path(interface: Interface, method: str, accept: Any = None) -> str | None:
+    handlers: tuple[Handler, ...] = interface.handlers
+    for handler in handlers:
+        if method in handler.methods and (accept is None or accept(handler)):
+            return handler.pattern
+    return None
+
+
+def _from_to(module_from: str | None, module_to: str | None) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    if module_to is not None:
+        body["module_to"] = module_to
+    if module_from is not None:
+        body["module_from"] = module_from
+    return body
+
+
+def _parameters(parameters: tuple[tuple[str, str | None], ...]) -> list[dict[str, str]]:
+    return [{"key": key} if value is None else {"key": key, "value": value} for key, value in parameters]
+
+
+def _json(body: str) -> Any:
+    try:
+        return json.loads(body) if body.strip() else None
+    except ValueError:
+        return None
+
+
+def _told(value: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """(messages, warnings, errors) of a module's answer."""
+    if not isinstance(value, Mapping):
+        return (), (), ()
+    return _texts(value.get("messages")), _texts(value.get("warnings")), _texts(value.get("errors"))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return ()
+    texts = []
+    for item in value[:MAX_MESSAGES]:
+        if isinstance(item, str):
+            texts.append(_cut(item))
+        elif isinstance(item, Mapping) and isinstance(item.get("message"), str):
+            texts.append(_cut(item["message"]))
+        else:
+            texts.append(_cut(json.dumps(item)))
+    return tuple(texts)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"

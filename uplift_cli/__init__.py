@@ -1,0 +1,1 @@
+"""The operator's command `uplift`, and the embedded stack behind `uplift up`."""

@@ -1,0 +1,47 @@
+"""`uplift config`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from pydantic import BaseModel
+
+from uplift_cli.options import config_option
+from uplift_cli.tables import print_table
+from uplift_settings import Settings, explain
+
+
+@click.command()
+@config_option
+@click.option("--reference", is_flag=True, help="Print keys, variables, defaults and meanings instead, as Markdown.")
+def config(config: Path | None, reference: bool) -> None:
+    """Show every setting, its value, where it comes from and what it means.
+
+    A setting comes from the command line, else from its variable (`gateway.port` is `UPLIFT_GATEWAY__PORT`), else from the
+    settings file, else it has its default. Secrets are references (`env:NAME`, `file:PATH`): none is shown.
+    """
+    if reference:
+        click.echo(_markdown())
+        return
+    print_table(
+        ("key", "value", "source", "meaning"),
+        ((each.key, each.value, each.source, each.meaning) for each in explain(config=config)),
+    )
+
+
+def _markdown() -> str:
+    lines = ["# Settings", "", "Written by `make docs`.", "", "| key | variable | default | meaning |", "|---|---|---|---|"]
+    lines += (
+        f"| `{key}` | `UPLIFT_{key.upper().replace('.', '__')}` | `{default!r}` | {meaning} |"
+        for key, default, meaning in _leaves(Settings())
+    )
+    return "\n".join(lines)
+
+
+def _leaves(group: BaseModel, prefix: str = "") -> Iterator[tuple[str, object, str]]:
+    for name, field in type(group).model_fields.items():
+        value = getattr(group, name)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, str(value) if isinstance(value, Path) else value, field.description or ""

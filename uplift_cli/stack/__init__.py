@@ -1,0 +1,1 @@
+"""The embedded stack: Postgres, Temporal, gateway and worker as child processes of one supervisor, in one folder."""

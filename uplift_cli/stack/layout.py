@@ -1,0 +1,185 @@
+"""What the stack of one folder is made of: ports, parts and what each is told, from the settings and the folder's memory."""
+
+import json
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from uplift_cli.stack import ports
+from uplift_cli.stack.parts import Part, answers_ok, file_names
+from uplift_cli.stack.postgres import GATEWAY_DATABASE, HOST, MODULES_DATABASE, ROLE, EmbeddedPostgres
+from uplift_cli.stack.temporal import EmbeddedTemporal
+from uplift_settings import Settings
+
+BACKLOG = 4096
+_MODULE_PORTS = 100
+_ALL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what was configured, not what is bound here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """What is run as gateway and worker.
+
+    Attributes:
+        gateway: Program and arguments.
+        worker: Program and arguments.
+    """
+
+    gateway: tuple[str, ...] = (sys.executable, "-m", "gateway.main")
+    worker: tuple[str, ...] = (sys.executable, "-m", "worker.main")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Every port of a folder's stack; `modules` is the first and the last one."""
+
+    gateway: int
+    postgres: int
+    temporal: int
+    ui: int
+    modules: tuple[int, int]
+
+    def kept(self) -> dict[str, int]:
+        """What the folder remembers."""
+        return {"gateway": self.gateway, "postgres": self.postgres, "temporal": self.temporal, "ui": self.ui}
+
+
+def choose_ports(settings: Settings, *, port: int | None, modules: tuple[int, int] | None, kept: Mapping[str, int]) -> Ports:
+    """The ports to use, all of them free now.
+
+    Args:
+        settings: Configured ports; 0 is a free one, kept.
+        port: The gateway's, from the command line.
+        modules: First and last port of instances, from the command line.
+        kept: What the folder used before.
+
+    Raises:
+        PortTaken: One is used by something else.
+    """
+    host, stack, deploy = settings.gateway.host, settings.stack, settings.deploy
+    wanted = settings.gateway.port if port is None else port
+    gateway = ports.choose(wanted, kept=kept.get("gateway"), avoid=(), host=host)
+    if modules is None and {"port_first", "port_last"} & deploy.model_fields_set:
+        modules = (deploy.port_first, deploy.port_last)
+    first, last = modules or (gateway + 1, min(gateway + _MODULE_PORTS, 65_535))
+    used = {gateway, *range(first, last + 1)}
+    inner = {}
+    for name, number in (("postgres", stack.postgres_port), ("temporal", stack.temporal_port), ("ui", stack.ui_port)):
+        inner[name] = ports.choose(number, kept=kept.get(name), avoid=used, host=HOST)
+        used.add(inner[name])
+    ports.require_free({"gateway": (gateway, "--port")}, host=host)
+    ports.require_free({name: (number, f"stack.{name}_port") for name, number in inner.items()}, host=HOST)
+    return Ports(gateway=gateway, modules=(first, last), **inner)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The stack of one folder.
+
+    Attributes:
+        home: The folder.
+        settings: The operator's settings.
+        config: Their file, passed on; None: none.
+        ports: All ports.
+        programs: What is run as gateway and worker.
+    """
+
+    home: Path
+    settings: Settings
+    config: Path | None
+    ports: Ports
+    programs: Programs
+
+    @property
+    def url(self) -> str:
+        """The gateway's address, as one reaches it from this machine."""
+        host = self._gateway_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.ports.gateway}"
+
+    @property
+    def postgres(self) -> EmbeddedPostgres:
+        """The embedded Postgres."""
+        return EmbeddedPostgres(home=self.home, port=self.ports.postgres)
+
+    @property
+    def temporal(self) -> EmbeddedTemporal:
+        """The embedded Temporal."""
+        return EmbeddedTemporal(home=self.home, port=self.ports.temporal, ui_port=self.ports.ui)
+
+    def parts(self, *, listener: socket.socket, stop_modules: Callable[[], Awaitable[None]]) -> tuple[Part, ...]:
+        """The parts in the order of their start.
+
+        Args:
+            listener: The gateway's listening socket.
+            stop_modules: Stops the modules' instances; runs once worker and gateway have ended.
+        """
+        self.postgres.prepare_password()
+        shared = self._environment()
+        mark = self.home / "worker.ready"
+
+        async def forget_mark() -> None:
+            mark.unlink(missing_ok=True)
+
+        async def gateway_answers(pid: int) -> None:
+            del pid
+            await answers_ok(self._gateway_host, self.ports.gateway, "/_/proxy/health")
+
+        gateway = Part(
+            name="gateway",
+            command=self.programs.gateway,
+            address=self.url,
+            ready=gateway_answers,
+            env={**shared, "UPLIFT_LISTEN_FD": str(listener.fileno())},
+            after=("postgres",),
+            afterwards=stop_modules,
+            pass_fds=(listener.fileno(),),
+        )
+        worker = Part(
+            name="worker",
+            command=self.programs.worker,
+            address=f"task queue {self.settings.temporal.task_queue}",
+            ready=partial(file_names, mark),
+            env=shared,
+            after=("temporal",),
+            prepare=forget_mark,
+        )
+        return (self.postgres.part(), self.temporal.part(), gateway, worker)
+
+    @property
+    def _gateway_host(self) -> str:
+        host = self.settings.gateway.host
+        return _ALL_ADDRESSES.get(host, host)
+
+    def _environment(self) -> dict[str, str]:
+        settings, postgres = self.settings, self.postgres
+        first, last = self.ports.modules
+        # Modules of FOLIO read these; the password goes by reference, so that showing the settings shows no secret.
+        database = {
+            "DB_HOST": HOST,
+            "DB_PORT": str(self.ports.postgres),
+            "DB_USERNAME": ROLE,
+            "DB_PASSWORD": f"file:{postgres.password_file}",
+            "DB_DATABASE": MODULES_DATABASE,
+        }
+        env = {
+            "UPLIFT_HOME": str(self.home),
+            "UPLIFT_GATEWAY__PORT": str(self.ports.gateway),
+            "UPLIFT_GATEWAY__DSN": "env:UPLIFT_DATABASE_URL",
+            "UPLIFT_DATABASE_URL": postgres.dsn(GATEWAY_DATABASE),
+            "UPLIFT_TEMPORAL__ADDRESS": self.temporal.address,
+            "UPLIFT_TEMPORAL__UI_URL": self.temporal.ui_url,
+            "UPLIFT_WORKER__GATEWAY_URL": self.url,
+            "UPLIFT_DEPLOY__PORT_FIRST": str(first),
+            "UPLIFT_DEPLOY__PORT_LAST": str(last),
+            "UPLIFT_DEPLOY__ENV": json.dumps(database | settings.deploy.env),
+            "UPLIFT_DATA__DSN": settings.data.dsn or "env:UPLIFT_MODULES_URL",
+            "UPLIFT_MODULES_URL": postgres.dsn(MODULES_DATABASE),
+        }
+        if self.config is not None:
+            env["UPLIFT_CONFIG"] = str(self.config.absolute())
+        if settings.gateway.token_file and not settings.worker.gateway_token:
+            env["UPLIFT_WORKER__GATEWAY_TOKEN"] = f"file:{Path(settings.gateway.token_file).expanduser().absolute()}"
+        return env

@@ -1,0 +1,79 @@
+"""Ports of the embedded stack: chosen once for a folder, kept, and checked before each start."""
+
+import random
+import socket
+from collections.abc import Container, Mapping
+
+import psutil
+
+from deployers.ports import can_bind
+from uplift_cli.stack.errors import PortTaken
+
+# Below what kernels give to outgoing connections (32768 and up on Linux), so that a kept port is not taken by chance.
+_FREE_FIRST, _FREE_LAST = 20_000, 32_000
+_TRIES = 500
+
+
+def choose(wanted: int, *, kept: int | None, avoid: Container[int], host: str) -> int:
+    """The port to use.
+
+    Args:
+        wanted: The configured one; 0: the kept one, else any free one.
+        kept: What the folder used before.
+        avoid: Ports that others of the stack use.
+        host: Address to listen on.
+
+    Raises:
+        PortTaken: There is no free one at all.
+    """
+    if wanted or kept:
+        return wanted or kept or 0
+    chance = random.Random()  # noqa: S311 - spreads folders over the range; nothing is kept secret by it
+    for _ in range(_TRIES):
+        port = chance.randint(_FREE_FIRST, _FREE_LAST)
+        if port not in avoid and can_bind(host, port):
+            return port
+    raise PortTaken(f"no free port found between {_FREE_FIRST} and {_FREE_LAST} on {host}: set the ports of `stack` yourself")
+
+
+def require_free(ports: Mapping[str, tuple[int, str]], *, host: str) -> None:
+    """Check that all ports can be had.
+
+    Args:
+        ports: Port and the setting that changes it, by the name of its part.
+        host: Address to listen on.
+
+    Raises:
+        PortTaken: The first that cannot be had, with who has it and the setting to change.
+    """
+    for name, (port, setting) in ports.items():
+        if not can_bind(host, port):
+            raise PortTaken(f"port {port} of {name} is taken{_by_whom(port)}: end that process, or set another port ({setting})")
+
+
+def listening_socket(port: int, *, host: str, backlog: int) -> socket.socket:
+    """A listening socket to hand to a child: while that child is replaced, connections wait instead of being refused.
+
+    Raises:
+        PortTaken: The port is in use.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(backlog)
+        listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    except OSError as error:
+        listener.close()
+        raise PortTaken(f"cannot listen on {host}:{port}{_by_whom(port)}: {error.strerror}; set another --port") from error
+    return listener
+
+
+def _by_whom(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except psutil.Error:
+        return ""
+    return ""

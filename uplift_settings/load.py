@@ -1,0 +1,140 @@
+"""Reading the tree: overrides, then `UPLIFT_…` variables, then a TOML file, then defaults.
+
+`UPLIFT_GATEWAY__PORT=9140` sets `gateway.port`; `[gateway] port = 9140` in the file does the same. The file is `--config`, else
+`$UPLIFT_CONFIG`, else none.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from uplift_settings.tree import Settings
+
+PREFIX = "UPLIFT_"
+_NOT_SETTINGS = {"UPLIFT_CONFIG", "UPLIFT_DATABASE_URL"}
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The message names the key, its source and what it must be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """One leaf of the tree: its dotted key, its value as text, where it came from, and what it means."""
+
+    key: str
+    value: str
+    source: str
+    meaning: str
+
+
+class _Environment(BaseSettings, Settings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True)
+
+
+def load(*, config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings that hold here.
+
+    Args:
+        config: A TOML file; None: `$UPLIFT_CONFIG`, else no file.
+        overrides: Nested values that win over everything (from the command line).
+
+    Raises:
+        SettingsError: A file, variable or value is wrong.
+    """
+    merged: dict[str, Any] = {}
+    for _, values in _sources(config, overrides or {}):
+        _merge(merged, values)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError(_explain_errors(error, config, overrides or {})) from error
+
+
+def explain(*, config: Path | None = None, overrides: Mapping[str, Any] | None = None) -> tuple[Origin, ...]:
+    """Every leaf with its value and where it came from, in the tree's order.
+
+    Raises:
+        SettingsError: As `load`.
+    """
+    settings = load(config=config, overrides=overrides)
+    sources = _sources(config, overrides or {})
+    return tuple(
+        Origin(key=key, value=_show(value), source=_source_of(key, sources), meaning=meaning)
+        for key, value, meaning in _leaves(settings)
+    )
+
+
+def _sources(config: Path | None, overrides: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(name, nested values), weakest first."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    path = config or (Path(named) if (named := os.environ.get("UPLIFT_CONFIG")) else None)
+    if path is not None:
+        try:
+            found.append((f"file {path}", tomllib.loads(path.read_text(encoding="utf-8"))))
+        except OSError as error:
+            raise SettingsError(f"cannot read settings file {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"settings file {path} is not valid TOML: {error}") from error
+    for name in os.environ:
+        top, _, leaf = name.removeprefix(PREFIX).lower().partition("__")
+        if name.startswith(PREFIX) and leaf and top not in Settings.model_fields:
+            raise SettingsError(f"unknown setting: environment variable {name}; `uplift config` lists the keys")
+    try:
+        found.append(("environment", EnvSettingsSource(_Environment)()))
+    except ValueError as error:
+        raise SettingsError(f"environment: {error}") from error
+    found.append(("command line", overrides))
+    return found
+
+
+def _merge(target: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        elif isinstance(value, Mapping):
+            target[key] = {}
+            _merge(target[key], value)
+        else:
+            target[key] = value
+
+
+def _leaves(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, field.description or ""
+
+
+def _source_of(key: str, sources: list[tuple[str, Mapping[str, Any]]]) -> str:
+    for name, values in reversed(sources):
+        here: Any = values
+        for part in key.split("."):
+            here = here.get(part) if isinstance(here, Mapping) else None
+        if here is not None:
+            return f"${PREFIX}{key.replace('.', '__').upper()}" if name == "environment" else name
+    return "default"
+
+
+def _show(value: Any) -> str:
+    return repr(value) if isinstance(value, str | dict) else str(value)
+
+
+def _explain_errors(error: ValidationError, config: Path | None, overrides: Mapping[str, Any]) -> str:
+    sources = _sources(config, overrides)
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {key} ({_source_of(key, sources)}); `uplift config` lists the keys")
+        else:
+            lines.append(f"setting {key} ({_source_of(key, sources)}): {item['msg']}, got {item['input']!r}")
+    return "\n".join(lines)

@@ -1,0 +1,200 @@
+"""The tree itself. Every leaf has a unit, a default and a reason, shown by `uplift config` and in `docs/reference/settings.md`.
+
+Durations are seconds as floats, sizes are bytes, unless the name says otherwise.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Seconds = Annotated[float, Field(ge=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GatewaySettings(_Group):
+    """The platform's API and the data path."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Off loopback a token file is required.")
+    port: Port = Field(9130, description="Port of the API and of all proxied requests; Okapi's default.")
+    url: str = Field("", description="URL under which modules reach the gateway (X-Okapi-Url). Empty: http://host:port.")
+    dsn: str = Field(
+        "env:UPLIFT_DATABASE_URL",
+        description="Postgres of the gateway, by reference (env:NAME or file:PATH): it holds a password in production.",
+    )
+    pool: int = Field(8, ge=2, description="Postgres connections. Admin calls are short; more would only queue in Postgres.")
+    token_file: str = Field(
+        "",
+        description="File with the bearer token of the admin API. Needed off loopback; empty: none is asked for.",
+    )
+    hold_max: Seconds = Field(30.0, description="Seconds a plain client is parked at most; browsers give up soon after.")
+    ttl: Seconds = Field(60.0, description="Seconds a product may be LOST before it is CLOSED.")
+    grace: Seconds = Field(10.0, description="Seconds that old in-flight requests get after UPDATE before they are cut.")
+    settle: Seconds = Field(5.0, description="Seconds to wait for work whose connection is gone and that nobody can see.")
+    parked_per_tenant: int = Field(2_000, ge=0, description="Requests parked per tenant; beyond it 503 at once.")
+    parked_total: int = Field(20_000, ge=0, description="Requests parked in all, about 15 kB each; beyond it 503 at once.")
+    parked_bytes: int = Field(
+        512 * 2**20,
+        ge=0,
+        description="Bytes that parked requests may keep in read buffers in all; beyond it 503 at once.",
+    )
+    release_rate: int = Field(
+        1_000,
+        ge=1,
+        description="Parked requests per second let go on RESUME, so that a new instance is not stampeded.",
+    )
+    body_max: int = Field(
+        16 * 2**20,
+        ge=1024,
+        description="Bytes of an admin request's body; whole FOLIO releases fit. Proxied bodies have no limit.",
+    )
+    read_buffer: int = Field(2**14, ge=1024, description="Bytes buffered per open request before the sender is slowed down.")
+    connect_timeout: Seconds = Field(5.0, description="Seconds to connect to an instance on the same network.")
+    sweep_interval: Seconds = Field(1.0, description="Seconds between looks for jobs that were never started or lost their run.")
+    stop_grace: Seconds = Field(5.0, description="Seconds that open requests get when the gateway stops.")
+
+
+class TemporalSettings(_Group):
+    """Where runs are kept."""
+
+    address: str = Field("127.0.0.1:7233", description="host:port of the Temporal frontend.")
+    namespace: str = Field("default", description="Temporal namespace; made by the server's set-up, never by us.")
+    task_queue: str = Field("uplift", description="Task queue of workflows and of activities that any worker may run.")
+    ui_url: str = Field("", description="Base URL of the Temporal UI, for links in jobs. Empty: no links.")
+    api_key: str = Field("", description="API key by reference (env:NAME or file:PATH). Empty: none.")
+    tls: bool = Field(default=False, description="Whether to connect with TLS (server certificate from the system's roots).")
+    connect_timeout: Seconds = Field(60.0, description="Seconds a process tries to reach Temporal at its start.")
+
+
+class WorkerSettings(_Group):
+    """The process that runs the pipelines."""
+
+    node: str = Field("host", description="Name of this host. Instances it started are touched by its task queue only.")
+    gateway_url: str = Field("http://127.0.0.1:9130", description="Where the worker reaches the gateway.")
+    gateway_token: str = Field("", description="Bearer token for the gateway, by reference. Empty: none.")
+    max_activities: int = Field(100, ge=1, description="Activities at once; they mostly wait for others.")
+    max_workflow_tasks: int = Field(20, ge=1, description="Workflow tasks at once; they are CPU-bound.")
+    cached_runs: int = Field(500, ge=0, description="Runs kept in memory between tasks; 0 replays each time (for tests).")
+    stop_grace: Seconds = Field(10.0, description="Seconds that running activities get when the worker stops.")
+    sticky_timeout: Seconds = Field(
+        2.0,
+        description="Seconds before another worker takes over the runs of one that died; Temporal's own default is 10.",
+    )
+    keeper_interval: Seconds = Field(
+        2.0, description="Seconds between looks for instances of this node that died and are started again."
+    )
+
+
+class DeploySettings(_Group):
+    """How instances are started and stopped."""
+
+    host: str = Field("127.0.0.1", description="Address under which the gateway reaches instances of this node.")
+    port_first: Port = Field(9131, description="First port for instances (Okapi: gateway's port + 1).")
+    port_last: Port = Field(9230, description="Last port for instances. 100 of them; Okapi's ten are used up at once.")
+    health_wait: Seconds = Field(360.0, description="Seconds for a new instance to answer; a JVM on a busy host needs minutes.")
+    health_interval: Seconds = Field(0.1, description="Seconds between the first health probes; grows to ten times that.")
+    stop_grace: Seconds = Field(10.0, description="Seconds between SIGTERM and SIGKILL.")
+    retire_after: Seconds = Field(
+        60.0,
+        description="Seconds that an old version stays after the last tenant left it (its grace as an instance).",
+    )
+    external_wait: Seconds = Field(10.0, description="Seconds to wait for an instance that the site starts by its own means.")
+    log_tail: int = Field(4_000, description="Characters of an instance's output shown in an error.")
+    env: dict[str, str] = Field(
+        default_factory=dict,
+        description="Environment of every instance, beside its descriptor's; values may be references.",
+    )
+
+
+class DataSettings(_Group):
+    """Where modules keep their data, for those whose descriptor does not say (`metadata.uplift.data`)."""
+
+    dsn: str = Field(
+        "",
+        description="Postgres of the modules, by reference. Empty: unknown, so undo is left to the module.",
+    )
+    schema_pattern: str = Field("{tenant}_{product_}", description="Schema of one tenant's data of one module (FOLIO's habit).")
+    tools: str = Field(
+        "",
+        description="Folder of pg_dump, pg_restore and psql. Empty: those of the Postgres wheel, else PATH.",
+    )
+
+
+class SnapshotSettings(_Group):
+    """Copies of a tenant's data, taken while it is held."""
+
+    folder: str = Field("", description="Where copies are kept. Empty: `snapshots` in the home folder.")
+    max_bytes: int = Field(
+        10 * 2**30,
+        ge=0,
+        description="Largest schema to copy, in bytes: a copy is taken while users wait (about 100 MB/s).",
+    )
+    keep: Seconds = Field(7 * 86_400.0, description="Seconds that a copy is kept after its change ended; a week to notice.")
+    lock_wait: Seconds = Field(30.0, description="Seconds a restore waits for locks before it ends sessions again.")
+
+
+class InitSettings(_Group):
+    """Tenant init."""
+
+    poll_first: Seconds = Field(0.3, description="Seconds before the second look at a tenant-init job (Okapi's).")
+    poll_max: Seconds = Field(15.0, description="Longest pause between looks; hours of work are noticed within it.")
+    connect_retry: Seconds = Field(60.0, description="Seconds that an instance may refuse connections before init fails.")
+    quiet: Seconds = Field(
+        30.0,
+        description="Seconds without a lock in the schema after which an init of unknown fate counts as over.",
+    )
+    stall_after: Seconds = Field(
+        600.0,
+        description="Seconds without any change, from a module that was restarted, before a job counts as stalled.",
+    )
+    synchronous_max: Seconds = Field(
+        86_400.0,
+        description="Seconds a synchronous module may take to answer. A day: no timeout is taken for the truth.",
+    )
+
+
+class VerifySettings(_Group):
+    """Checks between init and switch."""
+
+    timeout: Seconds = Field(10.0, description="Seconds for one check's answer.")
+    attempts: int = Field(3, ge=1, description="Tries of a check whose instance does not answer; a wrong answer is not retried.")
+
+
+class StackSettings(_Group):
+    """The embedded stack (`uplift up`)."""
+
+    postgres_port: Port = Field(0, description="Port of the embedded Postgres. 0: a free one, kept for the folder.")
+    temporal_port: Port = Field(0, description="Port of the embedded Temporal. 0: a free one, kept for the folder.")
+    ui_port: Port = Field(0, description="Port of the Temporal UI. 0: a free one, kept for the folder.")
+    start_timeout: Seconds = Field(60.0, description="Seconds for one part to get ready.")
+    restart_pause: Seconds = Field(0.2, description="Seconds before a part that died is started again; doubles to 5 s.")
+    stop_grace: Seconds = Field(15.0, description="Seconds that a part gets to stop before it is killed.")
+
+
+class Settings(_Group):
+    """All settings of Uplift."""
+
+    home: Path = Field(Path("~/.local/state/uplift"), description="Folder of state, logs and copies.")
+    gateway: GatewaySettings = GatewaySettings()
+    temporal: TemporalSettings = TemporalSettings()
+    worker: WorkerSettings = WorkerSettings()
+    deploy: DeploySettings = DeploySettings()
+    data: DataSettings = DataSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
+    init: InitSettings = InitSettings()
+    verify: VerifySettings = VerifySettings()
+    stack: StackSettings = StackSettings()
+
+    @property
+    def home_folder(self) -> Path:
+        """The home folder, absolute."""
+        return self.home.expanduser().absolute()
+
+    @property
+    def snapshot_folder(self) -> Path:
+        """Where snapshots are kept, absolute."""
+        return Path(self.snapshots.folder).expanduser().absolute() if self.snapshots.folder else self.home_folder / "snapshots"

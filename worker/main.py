@@ -1,0 +1,132 @@
+"""Composition root of the worker: `uplift-worker`."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from activities.checks import CheckActivities
+from activities.deploy import DeployActivities, NodeInstances
+from activities.gateway_steps import GatewayActivities
+from activities.module_calls import ModuleCalls
+from activities.snapshots import SnapshotActivities
+from activities.tenant_init import TenantInitActivities
+from deployers import ProcessDeployer
+from gateway_client import GatewayClient
+from upgrade_core.runs import node_queue
+from uplift_settings import SecretError, Settings, SettingsError, load, read_secret
+from worker.guard import ForeignPackage, check_packages
+from worker.keeper import Keeper
+from worker.temporal import WORKFLOWS, TemporalUnavailable, connect, register_search_attributes, workflow_runner
+
+_log = logging.getLogger("worker")
+READY_FILE = "worker.ready"
+"""Written to the home folder, with our process id, when the worker polls."""
+
+
+def main() -> None:
+    """Run the worker until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        check_packages()
+        asyncio.run(_serve(load()))
+        code = 0
+    except (SettingsError, SecretError, TemporalUnavailable, ForeignPackage, RPCError) as error:
+        _log.error("%s", error)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the SDK's runtime may crash in a regular interpreter exit
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    temporal = await connect(settings.temporal)
+    await register_search_attributes(temporal)
+    token = read_secret(settings.worker.gateway_token, what="worker.gateway_token") if settings.worker.gateway_token else ""
+    async with contextlib.AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(GatewayClient(url=settings.worker.gateway_url, token=token))
+        deployer = ProcessDeployer(settings=settings.deploy, folder=settings.home_folder / "instances")
+        instances = NodeInstances(gateway=gateway, deployer=deployer, node=settings.worker.node)
+        keeper = Keeper(gateway=gateway, instances=instances, interval=settings.worker.keeper_interval)
+        for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances):
+            await stack.enter_async_context(worker)
+        keeping = asyncio.create_task(keeper.run())
+        ready = settings.home_folder / READY_FILE
+        ready.parent.mkdir(parents=True, exist_ok=True)
+        ready.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        _log.info("worker polls %s as node %s", settings.temporal.task_queue, settings.worker.node)
+        await stop.wait()
+        ready.unlink(missing_ok=True)
+        keeping.cancel()
+
+
+def build_workers(
+    settings: Settings, *, temporal: Client, gateway: GatewayClient, instances: NodeInstances
+) -> tuple[Worker, Worker]:
+    """The worker of the common queue, and the one of this node's own queue."""
+    queue = settings.temporal.task_queue
+    steps = GatewayActivities(
+        gateway=gateway,
+        temporal=temporal,
+        task_queue=queue,
+        deploy=settings.deploy,
+        data=settings.data,
+        keep_copies=settings.snapshots.keep,
+    )
+    checks = CheckActivities(gateway=gateway, data=settings.data, snapshots=settings.snapshots, verify=settings.verify)
+    copies = SnapshotActivities(
+        gateway=gateway,
+        data=settings.data,
+        snapshots=settings.snapshots,
+        folder=settings.snapshot_folder,
+        node=settings.worker.node,
+    )
+    init = TenantInitActivities(
+        gateway=gateway,
+        temporal=temporal,
+        calls=ModuleCalls(gateway=gateway, settings=settings.init),
+        init=settings.init,
+        data=settings.data,
+        snapshots=settings.snapshots,
+    )
+    deploy = DeployActivities(gateway=gateway, instances=instances, settings=settings.deploy)
+    grace = timedelta(seconds=settings.worker.stop_grace)
+    common = Worker(
+        temporal,
+        task_queue=queue,
+        workflows=list(WORKFLOWS),
+        activities=[
+            steps.begin, steps.acquire, steps.give_back, steps.update, steps.switch, steps.resume_old, steps.release,
+            steps.set_phase, steps.finish, checks.check, checks.verify, copies.take, init.start, init.follow, init.undo,
+            deploy.place, deploy.retire, deploy.retired,
+        ],
+        workflow_runner=workflow_runner(),
+        max_concurrent_activities=settings.worker.max_activities,
+        max_concurrent_workflow_tasks=settings.worker.max_workflow_tasks,
+        max_cached_workflows=settings.worker.cached_runs,
+        graceful_shutdown_timeout=grace,
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=settings.worker.sticky_timeout),
+    )  # fmt: skip
+    own = Worker(
+        temporal,
+        task_queue=node_queue(queue, settings.worker.node),
+        activities=[deploy.start, deploy.stop],
+        max_concurrent_activities=settings.worker.max_activities,
+        graceful_shutdown_timeout=grace,
+    )
+    return common, own
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""`TenantJob`: one install, upgrade, disable or purge job of a tenant, group by group (requirements B7, C1-C3, D1)."""
+
+import asyncio
+
+from temporalio import workflow
+from temporalio.common import SearchAttributeKey
+from temporalio.exceptions import ApplicationError, ChildWorkflowError, is_cancelled_exception
+from temporalio.workflow import ParentClosePolicy
+
+with workflow.unsafe.imports_passed_through():
+    from activities import options
+    from activities.signatures import Begun, FinishStep, GatewaySteps, JobRef, Told
+    from upgrade_core.plan import Group
+    from upgrade_core.runs import TENANT_JOB, GroupRequest, TenantJobRequest
+    from workflows.group_change import GroupChange
+    from workflows.undo import FAILURES, kind_of, reason_of, shielded
+
+_PHASE = SearchAttributeKey.for_keyword("UpliftPhase")
+_OUTCOME = SearchAttributeKey.for_keyword("UpliftOutcome")
+
+
+@workflow.defn(name=TENANT_JOB)
+class TenantJob:
+    """Walks the plan of a job."""
+
+    @workflow.init
+    def __init__(self, request: TenantJobRequest) -> None:
+        """Nothing is done yet."""
+        self._request = request
+        self._warnings: list[Told] = []
+        self._errors: list[Told] = []
+        self._outcomes: set[str] = set()
+        self._states: dict[str, str] = {}
+
+    @workflow.run
+    async def run(self, request: TenantJobRequest) -> str:
+        """Do the groups; end the job's row whatever happens; answer or raise the outcome."""
+        cancelled = False
+        try:
+            begun = await workflow.execute_activity_method(
+                GatewaySteps.begin, JobRef(job=request.job), summary="plan", **options.SHORT
+            )
+            await self._groups(begun)
+        except FAILURES as error:
+            cancelled = isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error)
+            self._failed(error, cancelled=cancelled)
+        outcome = self._outcome()
+        await shielded(self._finish(outcome))
+        if cancelled:
+            raise asyncio.CancelledError
+        if not outcome.startswith("done"):
+            raise ApplicationError("; ".join(error.message for error in self._errors), type=outcome, non_retryable=True)
+        return outcome
+
+    async def _groups(self, begun: Begun) -> None:
+        """Groups run when all that they depend on have ended well, at most `parallel` at a time."""
+        slots = asyncio.Semaphore(begun.parallel)
+        ended = {group.key: asyncio.Event() for group in begun.plan.groups}
+        well: set[str] = set()
+        stop: list[BaseException] = []
+
+        async def one(group: Group, earlier: tuple[str, ...]) -> None:
+            try:
+                for key in earlier:
+                    await ended[key].wait()
+                async with slots:
+                    if (stop and not begun.ignore_errors) or not well.issuperset(group.after):
+                        self._states[group.key] = "not started"
+                        return
+                    await self._group(begun, group)
+                    well.add(group.key)
+            except FAILURES as error:
+                cancelled = isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error)
+                self._failed(error, cancelled=cancelled)
+                self._states[group.key] = "failed"
+                stop.append(error)
+                if cancelled:
+                    raise
+            finally:
+                ended[group.key].set()
+                self._show()
+
+        keys = [group.key for group in begun.plan.groups]
+        await asyncio.gather(
+            *(
+                one(group, tuple(keys[:position]) if begun.parallel == 1 else group.after)
+                for position, group in enumerate(begun.plan.groups)
+            )
+        )
+
+    async def _group(self, begun: Begun, group: Group) -> None:
+        self._states[group.key] = "running"
+        self._show()
+        request = GroupRequest(
+            job=self._request.job,
+            tenant=begun.tenant,
+            group=group,
+            parameters=begun.parameters,
+            deploy=begun.deploy,
+            invoke=begun.invoke,
+        )
+        change = group.changes[0]
+        result = await workflow.execute_child_workflow(
+            GroupChange.run,
+            request,
+            id=f"{self._request.job}/{group.key}",
+            static_summary=f"{begun.tenant}: {change.kind} {change.subject}"[:190],
+            parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
+        )
+        self._warnings.extend(Told(message=text, type="Warning", code=change.product) for text in result.warnings)
+        self._states[group.key] = "done"
+
+    def _failed(self, error: BaseException, *, cancelled: bool) -> None:
+        kind = _child_kind(error)
+        if cancelled:
+            outcome, told = "aborted", Told(message="aborted; everything was undone", type="Aborted", code="aborted")
+        else:
+            outcome = {"RolledBack": "rolled_back", "RollbackFailed": "rollback_failed"}.get(kind, "failed")
+            text = reason_of(error)
+            told = Told(message=text[:2_000], type=_inner_kind(error) or kind, code=outcome)
+        if told not in self._errors:
+            self._errors.append(told)
+        self._outcomes.add(outcome)
+
+    def _outcome(self) -> str:
+        for worst in ("rollback_failed", "aborted", "failed", "rolled_back"):
+            if worst in self._outcomes:
+                return worst
+        return "done_with_warnings" if self._warnings else "done"
+
+    async def _finish(self, outcome: str) -> None:
+        workflow.upsert_search_attributes([_PHASE.value_set("ended"), _OUTCOME.value_set(outcome)])
+        await workflow.execute_activity_method(
+            GatewaySteps.finish,
+            FinishStep(job=self._request.job, outcome=outcome, errors=tuple(self._errors), warnings=tuple(self._warnings)),
+            summary=f"end as {outcome}",
+            **options.SHORT,
+        )
+
+    def _show(self) -> None:
+        workflow.set_current_details("\n".join(f"- {key}: {state}" for key, state in self._states.items()))
+
+
+def _child_kind(error: BaseException) -> str:
+    return kind_of(error)
+
+
+def _inner_kind(error: BaseException) -> str:
+    """The type of what made a group roll back."""
+    cause = error.cause if isinstance(error, ChildWorkflowError) else None
+    if isinstance(cause, ApplicationError) and len(cause.details) > 1:
+        return str(cause.details[1])
+    return ""
