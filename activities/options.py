@@ -24,6 +24,8 @@ _SOON = RetryPolicy(initial_interval=timedelta(milliseconds=200), backoff_coeffi
 _PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(minutes=1))
 _WAIT = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
 _DAY = timedelta(days=1)
+_HARMLESS_TWICE = timedelta(seconds=5)
+"""Heartbeat of steps that two attempts may do at once: how long users wait on for a worker that was killed."""
 
 SHORT = Options(start_to_close_timeout=timedelta(seconds=30), retry_policy=_SOON)
 """One call of the gateway. A gateway that is away is waited for, however long."""
@@ -33,7 +35,7 @@ CHECK = Options(start_to_close_timeout=timedelta(minutes=2), schedule_to_close_t
 
 ACQUIRE = Options(
     start_to_close_timeout=timedelta(hours=1),
-    heartbeat_timeout=timedelta(seconds=10),
+    heartbeat_timeout=_HARMLESS_TWICE,
     retry_policy=_SOON,
     cancellation_type=_WAIT,
 )
@@ -41,7 +43,7 @@ ACQUIRE = Options(
 
 UPDATE = Options(
     start_to_close_timeout=timedelta(hours=1),
-    heartbeat_timeout=timedelta(seconds=10),
+    heartbeat_timeout=_HARMLESS_TWICE,
     retry_policy=_SOON,
     cancellation_type=_WAIT,
 )
@@ -54,6 +56,14 @@ INIT = Options(
     cancellation_type=_WAIT,
 )
 """Tenant init may take hours (requirement C4): only the loss of the worker ends an attempt, by its heartbeat."""
+
+FOLLOW = Options(
+    start_to_close_timeout=14 * _DAY,
+    heartbeat_timeout=_HARMLESS_TWICE,
+    retry_policy=_SOON,
+    cancellation_type=_WAIT,
+)
+"""Looking at a tenant-init job: as INIT, noticed sooner when the worker dies, since users wait."""
 
 COPY = Options(
     start_to_close_timeout=_DAY,

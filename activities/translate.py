@@ -13,7 +13,7 @@ from module_data import CopyRefused, ModuleDataError, ToolsMissing
 from upgrade_core.errors import UpliftError
 from uplift_settings import SecretError
 
-_BEAT = 2.0
+_BEAT = 1.0
 MAX_MESSAGE = 4_000
 """Longest message of a failure, in characters: an oversize one would be replaced by the server."""
 

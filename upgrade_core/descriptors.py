@@ -198,13 +198,13 @@ def parse_uplift(wire: Any) -> UpliftMetadata:
     members = {"undo", "rerunnable", "upgradeFrom", "soak", "data", "checks", "dataVersion"}
     wire = _object(wire, where, members)
     undo = wire.get("undo")
-    if undo is not None and undo not in set(Undo):
+    if undo is not None and undo not in tuple(Undo):  # what JSON holds need not be hashable
         raise InvalidDescriptor(f"{where}.undo: {undo!r} is none of {', '.join(Undo)}")
     rerunnable = wire.get("rerunnable", False)
     if not isinstance(rerunnable, bool):
         raise InvalidDescriptor(f"{where}.rerunnable: must be true or false")
     soak = wire.get("soak", 0)
-    if isinstance(soak, bool) or not isinstance(soak, int | float) or soak < 0 or soak > 86_400:  # noqa: PLR2004
+    if isinstance(soak, bool) or not isinstance(soak, int | float) or not 0 <= soak <= 86_400:  # noqa: PLR2004 - NaN too
         raise InvalidDescriptor(f"{where}.soak: must be seconds from 0 to 86400")
     upgrade_from = _text(wire.get("upgradeFrom", ""), f"{where}.upgradeFrom")
     try:

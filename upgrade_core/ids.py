@@ -52,7 +52,7 @@ def split_module_id(text: str) -> tuple[str, str | None]:
     """Split a module id into product and version text; the version is None for a product alone.
 
     Raises:
-        InvalidId: Empty, too long, or with a character that no URL path can carry.
+        InvalidId: Empty, too long, without a product, or with a character that no URL path can carry.
     """
     if not text:
         raise InvalidId("id is missing for module")
@@ -60,8 +60,10 @@ def split_module_id(text: str) -> tuple[str, str | None]:
         raise InvalidId(f"Module id must not exceed {MAX_MODULE_ID} characters: {text[:50]}…")
     if not text.isprintable() or any(c in "/?#%\\ " for c in text):
         raise InvalidId(f"Module id must not contain blanks, slashes or control characters: {text!r}")
-    parts = _SPLIT.split(text, maxsplit=1)
-    return (parts[0], parts[1]) if len(parts) > 1 else (text, None)
+    product, *version = _SPLIT.split(text, maxsplit=1)
+    if not product:
+        raise InvalidId(f"Missing product for: {text}")
+    return product, version[0] if version else None
 
 
 def product_of(module_id: str) -> str:

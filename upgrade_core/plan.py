@@ -151,20 +151,24 @@ def build_plan(
         ResolutionError: A module declares that it cannot be upgraded from the version the data is at.
     """
     bound = {product_of(module): module for module in enabled}
+    data = bound | dict(data_versions)
     groups: list[Group] = []
     reasons: list[str] = []
     for decision in decisions:
         if decision.action == "uptodate":
             continue
         product = product_of(decision.module)
-        at = data_versions.get(product, bound.get(product))
+        at = data.get(product)
         if decision.action == "disable":
             change = Change(
                 kind=Kind.PURGE if purge else Kind.DISABLE,
                 product=product,
-                bound=bound.get(product),
+                bound=bound.pop(product, None),
                 version_from=at or decision.module,
+                undo=_undo_of_purge(undo, catalogue.get(decision.module)) if purge else None,
             )
+            if purge:
+                data.pop(product, None)
         else:
             descriptor = catalogue[decision.module]
             kind = change_kind(at, decision.module)
@@ -178,6 +182,7 @@ def build_plan(
                 kind=kind, product=product, bound=bound.get(product), version_from=at, version_to=decision.module,
                 undo=undo or descriptor.uplift.undo,
             )  # fmt: skip
+            bound[product] = data[product] = decision.module
         before = tuple(group.key for group in groups if _connected(group.changes[0], change, catalogue))
         groups.append(Group(key=f"{len(groups) + 1}-{product}", changes=(change,), after=before))
     if reasons:
@@ -201,8 +206,16 @@ def change_kind(version_from: str | None, version_to: str) -> Kind:
     return Kind.DOWNGRADE if new < old else Kind.REINSTALL
 
 
+def _undo_of_purge(asked: Undo | None, descriptor: ModuleDescriptor | None) -> Undo | None:
+    """The undo mode of a purge. Modes that speak of two versions of a schema say nothing about one that is destroyed."""
+    undo = asked or (descriptor.uplift.undo if descriptor is not None else None)
+    return None if undo in (Undo.REVERSIBLE, Undo.COMPATIBLE) else undo
+
+
 def _connected(one: Change, other: Change, catalogue: Mapping[str, ModuleDescriptor]) -> bool:
-    """Whether an interface connects two changes, in either direction and any of their versions."""
+    """Whether two changes are of one product, or an interface connects any of their versions, in either direction."""
+    if one.product == other.product:
+        return True
     return _provides_to(one, other, catalogue) or _provides_to(other, one, catalogue)
 
 

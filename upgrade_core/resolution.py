@@ -61,30 +61,35 @@ def resolve(
         catalogue: All registered descriptors by id.
         reinstall: Whether modules that are up to date run again, from themselves.
         purgeable: Ids of modules that are disabled but whose data is there, and whose data the request asks to purge.
-        check: Whether the requirements of the result are checked (Okapi's `depCheck`).
+        check: Whether the requirements of the result are checked, and its order follows them (Okapi's `depCheck`); otherwise
+            the order is the request's.
 
     Raises:
         ResolutionError: With every reason at once.
     """
     working = {product_of(module): module for module in enabled}
+    left = {product_of(module): module for module in purgeable if product_of(module) not in working}
     explicit: dict[str, str] = {}
     decisions: list[Decision] = []
     reasons: list[str] = []
     for line in wanted:
         product, version = split_module_id(line.id)
+        before = working.get(product)
         if line.verb is Verb.DISABLE:
-            module = working.get(product) if version is None else line.id
-            if module is not None and (working.get(product) == module or module in purgeable):
-                working.pop(product, None) if working.get(product) == module else None
-                decisions.append(Decision(action="disable", module=module))
-            else:
+            module = before or left.get(product)
+            if module is None or (version is not None and line.id != module):
                 reasons.append(f"Module {line.id} not found")
+            elif product in explicit:
+                reasons.append(f"Cannot remove module {module} which is explicitly given")
+            else:
+                working.pop(product, None)
+                left.pop(product, None)
+                decisions.append(Decision(action="disable", module=module))
             continue
         module = _newest(product, catalogue) if version is None else line.id
         if module is None or module not in catalogue:
             reasons.append(f"Module {line.id} not found")
             continue
-        before = working.get(product)
         if explicit.get(product, module) != module:
             reasons.append(f"Cannot remove module {explicit[product]} which is explicitly given")
             continue
@@ -99,7 +104,7 @@ def resolve(
         reasons = _conflicts(tuple(sorted(working.values())), catalogue)
     if reasons:
         raise ResolutionError(tuple(reasons))
-    return _in_order(decisions, enabled=enabled, catalogue=catalogue)
+    return _in_order(decisions, enabled=enabled, catalogue=catalogue) if check else tuple(decisions)
 
 
 def upgrades(enabled: tuple[str, ...], catalogue: Mapping[str, ModuleDescriptor]) -> tuple[Wanted, ...]:
@@ -107,19 +112,9 @@ def upgrades(enabled: tuple[str, ...], catalogue: Mapping[str, ModuleDescriptor]
     found = []
     for module in sorted(enabled):
         newest = _newest(product_of(module), catalogue)
-        if newest is not None and newest != module:
+        if newest is not None and ModuleId.parse(newest) > ModuleId.parse(module):
             found.append(Wanted(id=newest))
     return tuple(found)
-
-
-def dependents(provider: str, *, among: tuple[str, ...], catalogue: Mapping[str, ModuleDescriptor]) -> tuple[str, ...]:
-    """Which of some modules require or use an interface of a provider."""
-    provided = {interface.id for interface in catalogue[provider].provides if not interface.is_system}
-    return tuple(
-        module
-        for module in among
-        if module != provider and any(need.id in provided for need in (*catalogue[module].requires, *catalogue[module].optional))
-    )
 
 
 def _newest(product: str, catalogue: Mapping[str, ModuleDescriptor]) -> str | None:
@@ -156,19 +151,21 @@ def _conflicts(modules: tuple[str, ...], catalogue: Mapping[str, ModuleDescripto
 def _in_order(
     decisions: list[Decision], *, enabled: tuple[str, ...], catalogue: Mapping[str, ModuleDescriptor]
 ) -> tuple[Decision, ...]:
-    """Providers before those that require them; dependents disabled before their providers; else as asked for."""
+    """Providers before those that require them; dependents disabled before their providers; else as asked for.
+
+    Raises:
+        ResolutionError: New modules require each other.
+    """
     current = {product_of(module): module for module in enabled}
     waiting = list(decisions)
     ordered: list[Decision] = []
     while waiting:
-        for decision in waiting:
-            if _ready(decision, current, catalogue):
-                break
-        else:
-            enables = sorted(decision.module for decision in waiting if decision.action == "enable")
-            if enables and _circular(waiting, current, catalogue):
-                raise ResolutionError((f"Some modules cannot be topological sorted: {', '.join(enables)}",))
-            decision = waiting[0]
+        first = _first_of_each_product(waiting)
+        decision = next((found for found in first if _ready(found, current, catalogue)), None)
+        if decision is None:
+            _check_circular(waiting, current, catalogue)
+            # Enabled modules that move together and require each other: any order is as good, and providers cannot go first.
+            decision = min(first, key=lambda found: found.action != "enable" or product_of(found.module) not in current)
         waiting.remove(decision)
         ordered.append(decision)
         product = product_of(decision.module)
@@ -179,43 +176,53 @@ def _in_order(
     return tuple(ordered)
 
 
+def _first_of_each_product(waiting: list[Decision]) -> list[Decision]:
+    """What may be next: lines of one product stay in the order they were given in."""
+    first: dict[str, Decision] = {}
+    for decision in waiting:
+        first.setdefault(product_of(decision.module), decision)
+    return list(first.values())
+
+
 def _ready(decision: Decision, current: Mapping[str, str], catalogue: Mapping[str, ModuleDescriptor]) -> bool:
-    here = tuple(module for module in current.values() if module in catalogue)
+    here = [catalogue[module] for module in current.values() if module in catalogue]
     if decision.action == "enable":
-        provided = {
-            interface.id: interface.version
-            for module in here
-            for interface in catalogue[module].provides
+        provided = [
+            (interface.id, interface.version)
+            for descriptor in here
+            for interface in descriptor.provides
             if not interface.is_system
-        }
+        ]
         return all(
-            need.id in provided and interface_satisfies(provided[need.id], need.version)
+            any(interface == need.id and interface_satisfies(version, need.version) for interface, version in provided)
             for need in catalogue[decision.module].requires
         )
-    if decision.action == "disable" and decision.module in catalogue:
+    is_enabled = current.get(product_of(decision.module)) == decision.module
+    if decision.action == "disable" and is_enabled and decision.module in catalogue:
         provided_here = {interface.id for interface in catalogue[decision.module].provides if not interface.is_system}
         return not any(
-            need.id in provided_here for module in here if module != decision.module for need in catalogue[module].requires
+            need.id in provided_here for descriptor in here if descriptor.id != decision.module for need in descriptor.requires
         )
     return True
 
 
-def _circular(waiting: list[Decision], current: Mapping[str, str], catalogue: Mapping[str, ModuleDescriptor]) -> bool:
-    """Whether some enable can never be ready because new modules require each other (not because depCheck is off)."""
-    products = {product_of(decision.module) for decision in waiting if decision.action == "enable"}
-    fresh = products - set(current)
-    offered = {
-        interface.id
-        for decision in waiting
-        if decision.action == "enable"
-        for interface in catalogue[decision.module].provides
-        if not interface.is_system
+def _check_circular(waiting: list[Decision], current: Mapping[str, str], catalogue: Mapping[str, ModuleDescriptor]) -> None:
+    """Refuse new modules that can never be ready, even when all that is enabled has moved: they require each other.
+
+    Raises:
+        ResolutionError: With Okapi's text.
+    """
+    enables = [decision for decision in waiting if decision.action == "enable"]
+    moved = dict(current) | {
+        product_of(decision.module): decision.module for decision in enables if product_of(decision.module) in current
     }
-    return any(
-        any(need.id in offered for need in catalogue[decision.module].requires)
-        for decision in waiting
-        if decision.action == "enable" and product_of(decision.module) in fresh
-    )
+    fresh = [decision for decision in enables if product_of(decision.module) not in current]
+    while (ready := next((decision for decision in fresh if _ready(decision, moved, catalogue)), None)) is not None:
+        fresh.remove(ready)
+        moved[product_of(ready.module)] = ready.module
+    if fresh:
+        names = ", ".join(sorted(decision.module for decision in fresh))
+        raise ResolutionError((f"Some modules cannot be topological sorted: {names}",))
 
 
-__all__ = ["Decision", "ModuleId", "Verb", "Wanted", "dependents", "resolve", "upgrades"]
+__all__ = ["Decision", "Verb", "Wanted", "resolve", "upgrades"]

@@ -11,10 +11,12 @@ Sources: requirements B1, B2, B4, C3; Okapi's `TenantManager` for the first two.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
 
 from upgrade_core.descriptors import Handler, Interface, ModuleDescriptor
 from upgrade_core.errors import InvalidDescriptor
@@ -25,6 +27,10 @@ MAX_MESSAGE = 2_000
 """Longest message of a module that is kept, in characters: a run's payload must stay small."""
 MAX_MESSAGES = 50
 """How many messages of a module are kept."""
+_MAX_JOB_PATH = 500
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""What neither Postgres' JSON nor UTF-8 can carry."""
+_JOB_PATH = re.compile(r"/[!-~]*", re.ASCII)
 
 
 class Dialect(StrEnum):
@@ -167,8 +173,11 @@ def read_answer(module: ModuleDescriptor, call: Call, *, status: int, location: 
     value = _json(body)
     told = _told(value)
     if 200 <= status < 300:  # noqa: PLR2004
-        if location and dialect_of(module) is not Dialect.OKAPI_1:
-            return _job_answer(module, call, location, value)
+        dialect = dialect_of(module)
+        if dialect is Dialect.UPLIFT and status == 202:  # noqa: PLR2004
+            return _uplift_job_answer(module, call, location, told)
+        if dialect is Dialect.OKAPI_2 and location:
+            return _okapi_job_answer(module, call, value)
         outcome = {204: "nothing to do", 201: "created"}.get(status, "upgraded")
         return InitAnswer(effect=Effect.DONE, outcome=outcome, messages=told[0], warnings=told[1])
     text = _cut(f"{call.method} request for {module.id} {call.path} failed with {status}: {body}")
@@ -194,8 +203,12 @@ def read_job(module: ModuleDescriptor, job_path: str, *, status: int, body: str)
     if status != 200 or not isinstance(value, Mapping):  # noqa: PLR2004
         text = _cut(f"GET request for {module.id} {job_path} failed with {status}: {body}")
         return InitAnswer(effect=Effect.FAILED, outcome="failed", job_path=job_path, errors=(text,))
+    return _read_job_value(module, job_path, value)
+
+
+def _read_job_value(module: ModuleDescriptor, job_path: str, value: Mapping[str, Any]) -> InitAnswer:
     messages, warnings, errors = _told(value)
-    progress = _cut(json.dumps(value["progress"])) if value.get("progress") is not None else ""
+    progress = _shown(value["progress"]) if value.get("progress") is not None else ""
     if dialect_of(module) is Dialect.UPLIFT:
         state = value.get("status")
         complete, failed = state in ("done", "error"), state == "error" or bool(errors)
@@ -256,11 +269,11 @@ def _okapi_1_call(
         path = _path(interface, "DELETE")
         return None if path is None else Call(method="DELETE", path=path, body=None)
     if purpose is Purpose.DISABLE:
-        path = None if interface.version == "1.0" else _path(interface, "POST", lambda h: h.pattern == _DISABLE_PATH)
+        path = None if interface.version == "1.0" else _path(interface, "POST", lambda handler: handler.pattern == _DISABLE_PATH)
         return None if path is None else Call(method="POST", path=path, body=json.dumps(_from_to(module_from, None)))
     path = _path(interface, "POST", lambda handler: handler.pattern != _DISABLE_PATH)
     if path is None:
-        if interface.version != "1.0":
+        if interface.version != "1.0" or (interface.type == "system" and interface.handlers):
             return None
         path = "/_/tenant"
     body = _from_to(module_from, module_to)
@@ -269,11 +282,23 @@ def _okapi_1_call(
     return Call(method="POST", path=path, body=json.dumps(body))
 
 
-def _job_answer(module: ModuleDescriptor, call: Call, location: str, value: Any) -> InitAnswer:
-    messages, warnings, _ = _told(value)
-    if dialect_of(module) is Dialect.UPLIFT:
-        path = "/" + location.split("://", 1)[-1].partition("/")[2] if "://" in location else location
-        return InitAnswer(effect=Effect.FOLLOW, job_path=path, messages=messages, warnings=warnings)
+def _uplift_job_answer(
+    module: ModuleDescriptor, call: Call, location: str | None, told: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+) -> InitAnswer:
+    """202 of `_tenantInit`: the job is at the Location, an address or a path of the module itself."""
+    try:
+        parts = urlsplit(urljoin(call.path, location or ""))
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    except ValueError:
+        path = ""
+    if not location or len(path) > _MAX_JOB_PATH or _JOB_PATH.fullmatch(path) is None:
+        text = _cut(f"202 without the Location of a job in response for module {module.id}: {call.method} {call.path}")
+        return InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(text,))
+    return InitAnswer(effect=Effect.FOLLOW, job_path=path, messages=told[0], warnings=told[1])
+
+
+def _okapi_job_answer(module: ModuleDescriptor, call: Call, value: Any) -> InitAnswer:
+    """2xx with a Location of `_tenant` 2.0: the job is named by the body's id, not by the Location (Okapi's rule)."""
     interface = module.interface("_tenant")
     assert interface is not None
     job_id = value.get("id") if isinstance(value, Mapping) else None
@@ -282,18 +307,19 @@ def _job_answer(module: ModuleDescriptor, call: Call, location: str, value: Any)
         text = f"Unexpected Location header in response for module {module.id}: {call.method} {call.path}"
     elif _path(interface, "DELETE", lambda handler: "{id}" in handler.pattern) is None:
         text = f"Missing DELETE method for tenant interface version 2 for module {module.id}"
-    elif not isinstance(job_id, str) or not job_id or "/" in job_id:
+    elif not isinstance(job_id, str) or not job_id or "/" in job_id or len(job_id) > _MAX_JOB_PATH // 2:
         text = f"Missing id property in JSON response for module {module.id}: {call.method} {call.path}"
     else:
+        path = get.replace("{id}", quote(job_id, safe="", errors="replace"))
         if value.get("complete") is True:
-            return read_job(module, get.replace("{id}", job_id), status=200, body=json.dumps(value))
-        return InitAnswer(effect=Effect.FOLLOW, job_path=get.replace("{id}", job_id), messages=messages, warnings=warnings)
-    return InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(text,))
+            return _read_job_value(module, path, value)
+        messages, warnings, _ = _told(value)
+        return InitAnswer(effect=Effect.FOLLOW, job_path=path, messages=messages, warnings=warnings)
+    return InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(_cut(text),))
 
 
-def _path(interface: Interface, method: str, accept: Any = None) -> str | None:
-    handlers: tuple[Handler, ...] = interface.handlers
-    for handler in handlers:
+def _path(interface: Interface, method: str, accept: Callable[[Handler], bool] | None = None) -> str | None:
+    for handler in interface.handlers:
         if method in handler.methods and (accept is None or accept(handler)):
             return handler.pattern
     return None
@@ -315,7 +341,7 @@ def _parameters(parameters: tuple[tuple[str, str | None], ...]) -> list[dict[str
 def _json(body: str) -> Any:
     try:
         return json.loads(body) if body.strip() else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -336,9 +362,17 @@ def _texts(value: Any) -> tuple[str, ...]:
         elif isinstance(item, Mapping) and isinstance(item.get("message"), str):
             texts.append(_cut(item["message"]))
         else:
-            texts.append(_cut(json.dumps(item)))
+            texts.append(_shown(item))
     return tuple(texts)
 
 
+def _shown(value: Any) -> str:
+    try:
+        return _cut(json.dumps(value))
+    except RecursionError:
+        return "…"
+
+
 def _cut(text: str) -> str:
-    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+    short = text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+    return _UNSTORABLE.sub("\ufffd", short)

@@ -80,6 +80,9 @@ class WorkerSettings(_Group):
     max_workflow_tasks: int = Field(20, ge=1, description="Workflow tasks at once; they are CPU-bound.")
     cached_runs: int = Field(500, ge=0, description="Runs kept in memory between tasks; 0 replays each time (for tests).")
     stop_grace: Seconds = Field(10.0, description="Seconds that running activities get when the worker stops.")
+    heartbeat_every: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Seconds between heartbeats of a running step: an abort reaches it within them."
+    )
     sticky_timeout: Seconds = Field(
         2.0,
         description="Seconds before another worker takes over the runs of one that died; Temporal's own default is 10.",

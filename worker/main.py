@@ -116,6 +116,7 @@ def build_workers(
         max_concurrent_workflow_tasks=settings.worker.max_workflow_tasks,
         max_cached_workflows=settings.worker.cached_runs,
         graceful_shutdown_timeout=grace,
+        max_heartbeat_throttle_interval=timedelta(seconds=settings.worker.heartbeat_every),
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=settings.worker.sticky_timeout),
     )  # fmt: skip
     own = Worker(
@@ -124,6 +125,7 @@ def build_workers(
         activities=[deploy.start, deploy.stop],
         max_concurrent_activities=settings.worker.max_activities,
         graceful_shutdown_timeout=grace,
+        max_heartbeat_throttle_interval=timedelta(seconds=settings.worker.heartbeat_every),
     )
     return common, own
 

@@ -167,7 +167,7 @@ class GroupChange:
                     TenantInitSteps.follow,
                     FollowRequest(step=request, state=state),
                     summary=f"follow init {checked.init_module}",
-                    **options.INIT,
+                    **options.FOLLOW,
                 )
             self._warnings.extend(state.warnings)
             if state.effect == "done":

@@ -81,12 +81,16 @@ class TenantJob:
                 self._show()
 
         keys = [group.key for group in begun.plan.groups]
-        await asyncio.gather(
-            *(
-                one(group, tuple(keys[:position]) if begun.parallel == 1 else group.after)
-                for position, group in enumerate(begun.plan.groups)
-            )
-        )
+        tasks = [
+            asyncio.create_task(one(group, tuple(keys[:position]) if begun.parallel == 1 else group.after))
+            for position, group in enumerate(begun.plan.groups)
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        except FAILURES:
+            # Cancelled groups undo what they did; the job has not ended before the last of them has.
+            await shielded(_ended(tasks))
+            raise
 
     async def _group(self, begun: Begun, group: Group) -> None:
         self._states[group.key] = "running"
@@ -111,7 +115,7 @@ class TenantJob:
         self._states[group.key] = "done"
 
     def _failed(self, error: BaseException, *, cancelled: bool) -> None:
-        kind = _child_kind(error)
+        kind = kind_of(error)
         if cancelled:
             outcome, told = "aborted", Told(message="aborted; everything was undone", type="Aborted", code="aborted")
         else:
@@ -141,8 +145,8 @@ class TenantJob:
         workflow.set_current_details("\n".join(f"- {key}: {state}" for key, state in self._states.items()))
 
 
-def _child_kind(error: BaseException) -> str:
-    return kind_of(error)
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _inner_kind(error: BaseException) -> str:

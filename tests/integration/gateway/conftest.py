@@ -1,0 +1,481 @@
+"""A real gateway on a real socket with a real Postgres, and real modules behind it. Temporal is away: jobs wait in their rows."""
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+import uvloop
+from aiohttp import web
+
+from gateway.app import Gateway
+from gateway.platform import Platform
+from gateway.store import Database
+from gateway_client import (
+    ChangeRef,
+    FinishRequest,
+    GatewayClient,
+    HoldRequest,
+    HoldState,
+    MoveRequest,
+    OpenRequest,
+    OverlayRequest,
+)
+from uplift_settings.tree import GatewaySettings, TemporalSettings
+
+ROOT = Path(__file__).parents[3]
+PATIENCE = 15.0
+NOWHERE = "127.0.0.1:1"  # nothing listens there: Temporal is away
+QUICK = {"settle": 0.2, "grace": 5.0, "hold_max": 10.0, "sweep_interval": 5.0, "stop_grace": 0.2, "connect_timeout": 2.0}
+_numbers = itertools.count(1)
+
+
+def unique(word: str = "x") -> str:
+    """A name that no other test of this session uses."""
+    return f"{word}{next(_numbers)}"
+
+
+async def eventually(fact: Callable[[], Any], *, within: float = PATIENCE) -> Any:
+    """Wait until something is so; it may be a coroutine function."""
+    async with asyncio.timeout(within):
+        while True:
+            found = fact()
+            if isinstance(found, Awaitable):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.01)
+
+
+class Running:
+    """A gateway in a thread with a loop of its own, as its process has one."""
+
+    def __init__(self, dsn: str, *, lock_wait: float = 5.0, token: str = "", **settings: Any) -> None:
+        self.dsn = dsn
+        self.token = token
+        self.settings = GatewaySettings(**{**QUICK, **settings})
+        self.url = ""
+        self.port = 0
+        self.platform: Platform | None = None
+        self._lock_wait = lock_wait
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
+
+    def start(self) -> "Running":
+        self._thread.start()
+        assert self._ready.wait(PATIENCE * 2)
+        if self._error is not None:
+            raise self._error
+        return self
+
+    def stop(self) -> None:
+        if self._loop is not None and self._stop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        except BaseException as error:  # noqa: BLE001 - given to the thread that starts it
+            self._error = error
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        database = Database(dsn=self.dsn, pool_size=self.settings.pool)
+        await database.open(wait=self._lock_wait)
+        sock = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self.port = sock.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self.platform = Platform(database=database, settings=self.settings, url=self.url, ui_url="", namespace="default")
+        gateway = Gateway(
+            platform=self.platform, settings=self.settings, temporal=TemporalSettings(address=NOWHERE), token=self.token
+        )
+        await gateway.open(sock)
+        self._ready.set()
+        await self._stop.wait()
+        await gateway.close()
+        await database.close()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job whose run is this test."""
+
+    id: str
+    tenant: str
+    runs: GatewayClient
+
+    async def hold(self, *modules: str, grace: float | None = None, group: str = "g") -> tuple[HoldState, ...]:
+        changes = tuple(ChangeRef(product=_product(module), subject=module) for module in modules)
+        return await self.runs.hold(self.id, HoldRequest(group=group, changes=changes, grace=grace))
+
+    async def held(self, *modules: str, grace: float | None = None, group: str = "g") -> tuple[HoldState, ...]:
+        """Hold, and wait until nothing is at work."""
+        states = await self.hold(*modules, grace=grace, group=group)
+        for state in states:
+            found = await self.runs.delay(state.id, wait=PATIENCE)
+            assert found.state == "HELD", found
+        return states
+
+    async def resume(self, *modules: str, group: str = "g") -> None:
+        """RESUME on the old versions."""
+        moves = tuple(MoveRequest(product=_product(module), subject=module) for module in modules)
+        await self.runs.open(self.id, OpenRequest(group=group, moves=moves))
+
+    async def switch(self, *modules: str, group: str = "g") -> None:
+        moves = tuple(MoveRequest(product=_product(module), subject=module, bind=True, module=module) for module in modules)
+        await self.runs.open(self.id, OpenRequest(group=group, moves=moves))
+
+    async def overlay(self, module: str) -> str:
+        return (await self.runs.open_overlay(self.id, OverlayRequest(product=_product(module), module=module))).url
+
+    async def finish(self) -> None:
+        await self.runs.finish(self.id, FinishRequest(outcome="done"))
+
+
+class Site:
+    """A gateway, called as its operators, modules and runs call it."""
+
+    def __init__(self, url: str, dsn: str = "", *, token: str = "", running: Running | None = None) -> None:
+        self.url = url
+        self.dsn = dsn
+        self.running = running
+        self.port = int(url.rsplit(":", 1)[1])
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+        self.http = httpx.AsyncClient(base_url=url, timeout=30, trust_env=False, headers=headers, limits=limits)
+        self.runs = GatewayClient(url=url, token=token)
+
+    async def close(self) -> None:
+        await self.http.aclose()
+        await self.runs.close()
+
+    async def register(self, module: str, instance: str | None = None, **more: Any) -> str:
+        """Register a module that answers everything below `/{product}`, and an instance of it."""
+        found = await self.http.post("/_/proxy/modules", json=descriptor(module, **more))
+        assert found.status_code == 201, found.text
+        if instance is not None:
+            wire = {"srvcId": module, "instId": f"{module}-i", "url": instance}
+            found = await self.http.post("/_/discovery/modules", json=wire)
+            assert found.status_code == 201, found.text
+        return module
+
+    async def tenant(self, *modules: str) -> str:
+        """A new tenant that has modules enabled."""
+        tenant = unique("t")
+        found = await self.http.post("/_/proxy/tenants", json={"id": tenant})
+        assert found.status_code == 201, found.text
+        if modules:
+            await self.enable(tenant, *modules)
+        return tenant
+
+    async def job(self, tenant: str, *modules: str, action: str = "enable") -> Job:
+        """A job, begun."""
+        wire = [{"id": module, "action": action} for module in modules]
+        found = await self.http.post(f"/_/proxy/tenants/{tenant}/install?async=true", json=wire)
+        assert found.status_code == 201, found.text
+        job = Job(id=found.headers["Location"].rsplit("/", 1)[1], tenant=tenant, runs=self.runs)
+        await self.runs.begin(job.id)
+        return job
+
+    async def enable(self, tenant: str, *modules: str) -> None:
+        job = await self.job(tenant, *modules)
+        await job.switch(*modules)
+        await job.finish()
+
+    async def links(self, tenant: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self.http.get("/_/lifecycle/links", params={"tenant": tenant})).json()
+        return found
+
+    async def parked(self, tenant: str) -> int:
+        return sum(link["parked"] for link in await self.links(tenant))
+
+    async def in_flight(self, tenant: str) -> int:
+        return sum(link["inFlight"] for link in await self.links(tenant))
+
+    async def get(self, tenant: str, path: str, **headers: str) -> httpx.Response:
+        return await self.http.get(path, headers={"X-Okapi-Tenant": tenant, **headers})
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection on which a test says exactly what it means."""
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+
+def _product(module: str) -> str:
+    return re.split(r"-(?=\d)", module)[0]
+
+
+def descriptor(module: str, **more: Any) -> dict[str, Any]:
+    """A module that provides one interface of its product's name, at its version, with all paths below it."""
+    product = _product(module)
+    handlers = [{"methods": ["*"], "pathPattern": f"/{product}*", "permissionsRequired": []}]
+    version = ".".join(module[len(product) + 1 :].split("-")[0].split(".")[:2])
+    return {"id": module, "provides": [{"id": product, "version": version, "handlers": handlers}], **more}
+
+
+class Upstream:
+    """A module: an HTTP server that notes what reaches it. `answer` may be replaced."""
+
+    def __init__(self) -> None:
+        self.requests: list[web.BaseRequest] = []
+        self.bodies: list[bytes] = []
+        self.broken: list[str] = []
+        self.gate = asyncio.Event()
+        self.url = ""
+        self.answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] = self._echo
+        self._runner: web.ServerRunner | None = None
+
+    async def _echo(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.bodies.append(await request.read())
+        return web.json_response({"name": self.name, "path": request.raw_path, "method": request.method})
+
+    async def slowly(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer when the gate opens."""
+        await self.gate.wait()
+        return await self._echo(request)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.requests.append(request)
+        try:
+            return await self.answer(request)
+        except (asyncio.CancelledError, ConnectionError) as error:
+            self.broken.append(request.raw_path)
+            raise error from None
+
+    async def start(self, name: str = "") -> "Upstream":
+        self.name = name
+        server = web.Server(self._handle, handler_cancellation=True, access_log=None, auto_decompress=False)
+        self._runner = web.ServerRunner(server)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0.1)
+        await site.start()
+        self.url = site.name
+        return self
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            self.gate.set()
+            await self._runner.cleanup()
+
+
+class RawUpstream:
+    """A module that speaks bytes: what it got, and what it does."""
+
+    def __init__(self, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
+        self._serve = serve
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.connections = 0
+        self.url = ""
+
+    async def start(self) -> "RawUpstream":
+        self._server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError, asyncio.IncompleteReadError):
+                await self._serve(reader, writer)
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class GatewayProcess:
+    """The gateway as its operator starts it."""
+
+    def __init__(self, dsn: str, folder: Path, **settings: Any) -> None:
+        self.log = folder / f"{unique('gateway')}.log"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        values = {**QUICK, **settings, "port": port}
+        self.env = {f"UPLIFT_GATEWAY__{name.upper()}": str(value) for name, value in values.items()}
+        self.env |= {"UPLIFT_DATABASE_URL": dsn, "UPLIFT_TEMPORAL__ADDRESS": NOWHERE, "UPLIFT_HOME": str(folder)}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def launch(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gateway.main"], cwd=ROOT, env={**os.environ, **self.env}, stdout=log, stderr=log
+            )
+
+    def start(self) -> "GatewayProcess":
+        self.launch()
+        assert self.process is not None
+        until = time.monotonic() + PATIENCE * 2
+        while time.monotonic() < until:
+            assert self.process.poll() is None, self.log.read_text()
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/_/proxy/health", trust_env=False).status_code == 200:
+                    return self
+            time.sleep(0.05)
+        raise AssertionError(self.log.read_text())
+
+    def end(self, signum: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signum)
+        return self.process.wait(PATIENCE)
+
+
+@pytest.fixture(scope="session")
+async def site(postgres_dsn: Callable[[], str]) -> AsyncIterator[Site]:
+    """The gateway that most tests share; each uses tenants and modules of its own."""
+    dsn = postgres_dsn()
+    running = await asyncio.to_thread(Running(dsn).start)
+    site = Site(running.url, dsn, running=running)
+    yield site
+    await site.close()
+    await asyncio.to_thread(running.stop)
+
+
+@pytest.fixture
+async def new_site(postgres_dsn: Callable[[], str]) -> AsyncIterator[Callable[..., Awaitable[Site]]]:
+    """Starts gateways with settings of their own; `dsn=` names a database that is there already."""
+    sites: list[Site] = []
+
+    async def start(*, dsn: str | None = None, token: str = "", **settings: Any) -> Site:
+        running = await asyncio.to_thread(Running(dsn or await asyncio.to_thread(postgres_dsn), token=token, **settings).start)
+        sites.append(Site(running.url, running.dsn, token=token, running=running))
+        return sites[-1]
+
+    yield start
+    for site in sites:
+        await site.close()
+        assert site.running is not None
+        await asyncio.to_thread(site.running.stop)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    """One module."""
+    started = await Upstream().start()
+    yield started
+    await started.stop()
+
+
+@pytest.fixture
+async def new_upstream() -> AsyncIterator[Callable[..., Awaitable[Upstream]]]:
+    """More modules."""
+    started: list[Upstream] = []
+
+    async def start(name: str = "") -> Upstream:
+        started.append(await Upstream().start(name))
+        return started[-1]
+
+    yield start
+    for each in started:
+        await each.stop()
+
+
+@pytest.fixture
+async def raw_upstream() -> AsyncIterator[Callable[..., Awaitable[RawUpstream]]]:
+    """Modules that speak bytes."""
+    started: list[RawUpstream] = []
+
+    async def start(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> RawUpstream:
+        started.append(await RawUpstream(serve).start())
+        return started[-1]
+
+    yield start
+    for each in started:
+        await each.stop()
+
+
+@pytest.fixture
+def gateway_process(tmp_path: Path, postgres_dsn: Callable[[], str]) -> Iterator[Callable[..., GatewayProcess]]:
+    """Gateways as processes."""
+    made: list[GatewayProcess] = []
+
+    def make(dsn: str | None = None, **settings: Any) -> GatewayProcess:
+        made.append(GatewayProcess(dsn or postgres_dsn(), tmp_path, **settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each.process is not None:
+            each.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def until() -> Callable[..., Awaitable[Any]]:
+    """Wait until something is so."""
+    return eventually
+
+
+@pytest.fixture
+def name() -> Callable[[str], str]:
+    """Names that no other test uses."""
+    return unique
+
+
+@pytest.fixture
+def describe() -> Callable[..., dict[str, Any]]:
+    """Descriptors."""
+    return descriptor
+
+
+@pytest.fixture
+def site_of() -> Callable[..., Site]:
+    """Calls a gateway that the test started itself."""
+    return Site
+
+
+@pytest.fixture
+def rows() -> Callable[[str], Awaitable[str]]:
+    """Everything that the gateway has written, as text."""
+
+    async def dump(dsn: str) -> str:
+        connection = await asyncpg.connect(dsn)
+        try:
+            tables = await connection.fetch("select tablename from pg_tables where schemaname = 'public' order by 1")
+            found = {
+                table["tablename"]: [
+                    dict(row) for row in await connection.fetch(f"select * from {table['tablename']} t order by t::text")
+                ]
+                for table in tables
+            }
+        finally:
+            await connection.close()
+        return json.dumps(found, default=str, indent=1)
+
+    return dump

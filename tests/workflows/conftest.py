@@ -1,0 +1,245 @@
+"""A real Temporal server, and scripted activities behind the real signatures."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from activities.signatures import (
+    Begun,
+    ChangeRequest,
+    Checked,
+    CheckedChange,
+    CheckSteps,
+    Copied,
+    DeploySteps,
+    FinishStep,
+    FollowRequest,
+    GatewaySteps,
+    GroupStep,
+    InitState,
+    JobRef,
+    ModuleRef,
+    PhaseStep,
+    Placement,
+    Retirement,
+    SnapshotSteps,
+    TenantInitSteps,
+    UndoResult,
+    Verdict,
+)
+from upgrade_core.runs import ATTRIBUTES
+from uplift_cli.stack.temporal_binary import require
+from worker.temporal import WORKFLOWS, workflow_runner
+
+
+@pytest.fixture(scope="session")
+async def temporal() -> AsyncIterator[Client]:
+    """A client of a dev server that knows our search attributes."""
+    binary = await asyncio.to_thread(require)
+    async with await WorkflowEnvironment.start_local(
+        data_converter=pydantic_data_converter,
+        dev_server_existing_path=str(binary),
+        search_attributes=[SearchAttributeKey.for_keyword(name) for name in ATTRIBUTES],
+        dev_server_log_level="error",
+        dev_server_extra_args=["--dynamic-config-value", "system.enableActivityEagerExecution=true"],
+    ) as environment:
+        yield environment.client
+
+
+@dataclass
+class Script:
+    """What the activities answer, and what they were asked.
+
+    Attributes:
+        calls: Names of the activities in the order they began, set_phase left out.
+        answers: Name to an answer, a list of answers in turn, or an exception to raise.
+        block: Name of the activity that waits until it is cancelled.
+        blocked: Set when it waits.
+    """
+
+    calls: list[str] = field(default_factory=list)
+    requests: dict[str, list[Any]] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+    block: str = ""
+    blocked: asyncio.Event = field(default_factory=asyncio.Event)
+    cut: list[str] = field(default_factory=list)
+
+    async def do(self, name: str, request: Any, default: Any) -> Any:
+        if name != "set_phase":
+            self.calls.append(name)
+        self.requests.setdefault(name, []).append(request)
+        if name == self.block:
+            self.block = ""
+            self.blocked.set()
+            try:
+                while True:
+                    activity.heartbeat()
+                    await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                self.cut.append(name)
+                raise
+        answer = self.answers.get(name, default)
+        if isinstance(answer, list):
+            answer = answer.pop(0) if answer else default
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Stage:
+    """The script that is played now; tests run one after the other on the same workers."""
+
+    script: Script
+
+
+def activities(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
+    class Gateway(GatewaySteps):
+        @activity.defn(name="gateway.begin")
+        async def begin(self, request: JobRef) -> Begun:
+            return await stage.script.do("begin", request, None)
+
+        @activity.defn(name="gateway.acquire")
+        async def acquire(self, request: ChangeRequest) -> None:
+            await stage.script.do("acquire", request, None)
+
+        @activity.defn(name="gateway.give_back")
+        async def give_back(self, request: ChangeRequest) -> None:
+            await stage.script.do("give_back", request, None)
+
+        @activity.defn(name="gateway.update")
+        async def update(self, request: GroupStep) -> None:
+            await stage.script.do("update", request, None)
+
+        @activity.defn(name="gateway.switch")
+        async def switch(self, request: GroupStep) -> None:
+            await stage.script.do("switch", request, None)
+
+        @activity.defn(name="gateway.resume_old")
+        async def resume_old(self, request: GroupStep) -> None:
+            await stage.script.do("resume_old", request, None)
+
+        @activity.defn(name="gateway.release")
+        async def release(self, request: GroupStep) -> None:
+            await stage.script.do("release", request, None)
+
+        @activity.defn(name="gateway.set_phase")
+        async def set_phase(self, request: PhaseStep) -> None:
+            await stage.script.do("set_phase", request, None)
+
+        @activity.defn(name="gateway.finish")
+        async def finish(self, request: FinishStep) -> None:
+            await stage.script.do("finish", request, None)
+
+    class Checks(CheckSteps):
+        @activity.defn(name="checks.check")
+        async def check(self, request: ChangeRequest) -> Checked:
+            default = Checked(copies=True, verifies=True, init_module=request.change.subject, dsn="env:X", schema="s")
+            return await stage.script.do("check", request, default)
+
+        @activity.defn(name="checks.verify")
+        async def verify(self, request: CheckedChange) -> Verdict:
+            return await stage.script.do("verify", request, Verdict())
+
+    class Init(TenantInitSteps):
+        @activity.defn(name="tenant_init.start")
+        async def start(self, request: CheckedChange) -> InitState:
+            return await stage.script.do("init", request, InitState(effect="done", outcome="upgraded"))
+
+        @activity.defn(name="tenant_init.follow")
+        async def follow(self, request: FollowRequest) -> InitState:
+            return await stage.script.do("follow", request, InitState(effect="done", outcome="upgraded"))
+
+        @activity.defn(name="tenant_init.undo")
+        async def undo(self, request: CheckedChange) -> UndoResult:
+            return await stage.script.do("undo_init", request, UndoResult())
+
+    class Snapshots(SnapshotSteps):
+        @activity.defn(name="snapshots.take")
+        async def take(self, request: CheckedChange) -> Copied:
+            return await stage.script.do("snapshot", request, Copied())
+
+    class Deploy(DeploySteps):
+        @activity.defn(name="deploy.place")
+        async def place(self, request: ModuleRef) -> Placement:
+            return await stage.script.do("place", request, Placement(node="here"))
+
+        @activity.defn(name="deploy.start")
+        async def start(self, request: ModuleRef) -> None:
+            await stage.script.do("start", request, None)
+
+        @activity.defn(name="deploy.retire")
+        async def retire(self, request: ModuleRef) -> Retirement:
+            return await stage.script.do("retire", request, Retirement(marked=True, nodes=("here",)))
+
+        @activity.defn(name="deploy.stop")
+        async def stop(self, request: ModuleRef) -> None:
+            await stage.script.do("stop", request, None)
+
+        @activity.defn(name="deploy.retired")
+        async def retired(self, request: ModuleRef) -> None:
+            await stage.script.do("retired", request, None)
+
+    gateway, checks, init, snapshots, deploy = Gateway(), Checks(), Init(), Snapshots(), Deploy()
+    return [
+        gateway.begin, gateway.acquire, gateway.give_back, gateway.update, gateway.switch, gateway.resume_old,
+        gateway.release, gateway.set_phase, gateway.finish, checks.check, checks.verify, init.start, init.follow,
+        init.undo, snapshots.take, deploy.place, deploy.start, deploy.retire, deploy.stop, deploy.retired,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def stage() -> Stage:
+    return Stage()
+
+
+@pytest.fixture
+def script(stage: Stage) -> Script:
+    stage.script = Script()
+    return stage.script
+
+
+@pytest.fixture
+def final() -> Callable[..., ApplicationError]:
+    """A failure that no retry mends."""
+
+    def make(message: str, kind: str = "Broken") -> ApplicationError:
+        return ApplicationError(message, type=kind, non_retryable=True)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+async def queue(temporal: Client, stage: Stage) -> AsyncIterator[str]:
+    """The task queue of workers that play the script. Every workflow task is a full replay."""
+    name = f"q-{uuid.uuid4()}"
+    async with (
+        Worker(
+            temporal,
+            task_queue=name,
+            workflows=list(WORKFLOWS),
+            activities=activities(stage),
+            workflow_runner=workflow_runner(),
+            workflow_failure_exception_types=[AssertionError, TypeError, KeyError, AttributeError, ValueError],
+            max_cached_workflows=0,
+            max_heartbeat_throttle_interval=timedelta(seconds=0.1),
+        ),
+        Worker(temporal, task_queue=f"{name}-node-here", activities=activities(stage)),
+    ):
+        yield name
+
+
+@pytest.fixture
+def new_id() -> str:
+    return str(uuid.uuid4())
