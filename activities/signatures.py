@@ -81,6 +81,7 @@ class CheckedChange:
 
     Attributes:
         key: Key of the step's request, the same for every retry.
+        asks: How often tenant init may have been asked for: more than once only when a person decided so.
         parameters: Key and value pairs for tenant init.
     """
 
@@ -90,6 +91,7 @@ class CheckedChange:
     change: Change
     checked: Checked
     key: str = ""
+    asks: int = 1
     parameters: tuple[tuple[str, str | None], ...] = ()
 
 
@@ -117,6 +119,7 @@ class InitState:
         effect: `done`, `follow`, `refused`, `failed`, or `unknown` (nobody can say whether it ran; a person decides).
         job_path: Where its job is looked at.
         instance: The instance that was asked.
+        asked: How often it was asked for so far.
     """
 
     effect: str
@@ -126,6 +129,7 @@ class InitState:
     messages: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    asked: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

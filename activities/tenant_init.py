@@ -86,13 +86,14 @@ class TenantInitActivities(TenantInitSteps):
                     IntentRequest(
                         key=request.key,
                         product=request.change.product,
+                        subject=request.change.subject,
                         module=module.id,
                         instance=instance.id,
                         generation=instance.generation,
                     ),
                 )
-                if intent.fresh:
-                    return await self._ask(request, module, instance)
+                if intent.fresh or intent.asked < request.asks:
+                    return await self._ask(request, module, instance, again=not intent.fresh)
                 return await self._go_on(request, module, intent)
 
     @activity.defn(name="tenant_init.follow")
@@ -203,7 +204,10 @@ class TenantInitActivities(TenantInitSteps):
                     if answer.effect in (Effect.DONE, Effect.FAILED):
                         await self._forget_job(module, instance, step, job_path)
                         return await self._settle(step, answer, instance)
-                    if response.text != seen:
+                    if answer.effect is Effect.RETRY:
+                        if loop.time() - changed > self._init.stall_after:
+                            return await self._unknown(step, module, intent, f"looks at {job_path} fail: {answer.errors[0]}")
+                    elif response.text != seen:
                         seen, changed = response.text, loop.time()
                     if answer.progress != told:
                         told = answer.progress
@@ -229,11 +233,13 @@ class TenantInitActivities(TenantInitSteps):
 
     async def _unknown(self, request: CheckedChange, module: ModuleDescriptor, intent: IntentState, why: str) -> InitState:
         """Nobody knows whether init ran. When it is over for sure and doing it again is harmless: once more; else a person."""
-        nobody_knows = InitState(effect="unknown", errors=(f"{why}; nobody can say what state the data is in",))
-        if intent.asked > 1:
+        nobody_knows = InitState(
+            effect="unknown", errors=(f"{why}; nobody can say what state the data is in",), asked=intent.asked
+        )
+        if intent.asked > request.asks:
             return await self._settle(
                 request,
-                InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(f"{why}, for the second time",)),
+                InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(f"{why}, after it was asked for once more",)),
                 None,
             )
         running = await self._stop_migration(request, module, intent)
@@ -264,17 +270,16 @@ class TenantInitActivities(TenantInitSteps):
                 answer = read_job(module, intent.job_path, status=200, body=response.text)
                 if answer.effect in (Effect.DONE, Effect.FAILED):
                     return ""
-        if await self._is_ours_alone(request, module.id):
+        restarted = await self._was_restarted(module.id, intent)
+        if not restarted and await self._is_ours_alone(request, module.id):
             await self._restart(module.id, intent)
+            restarted = await self._was_restarted(module.id, intent)
         data = self._open_data(request)
         if data is None:
-            now = await self._calls.instance(module.id, prefer=intent.instance)
-            if now is None or now.generation != intent.generation:
+            if restarted:
                 return ""
             return f"{module.id} may still be migrating: it is shared with other tenants and its data cannot be seen"
         deadline = asyncio.get_running_loop().time() + max(_END_SESSIONS_FOR, 4 * self._init.quiet)
-        now = await self._calls.instance(module.id, prefer=intent.instance)
-        restarted = now is None or now.generation != intent.generation
         quiet = _SETTLED if restarted else self._init.quiet
         while asyncio.get_running_loop().time() < deadline:
             await data.end_sessions(request.checked.schema)
@@ -373,7 +378,13 @@ class TenantInitActivities(TenantInitSteps):
 
     async def _intent(self, request: CheckedChange, module: str) -> IntentState:
         """The intent as it stands; a fresh one says that nothing was asked."""
-        wanted = IntentRequest(key=request.key, product=request.change.product, module=module, instance="-")
+        wanted = IntentRequest(
+            key=request.key,
+            product=request.change.product,
+            subject=request.change.subject,
+            module=module,
+            instance="-",
+        )
         return await self._gateway.begin_intent(request.job, wanted)
 
     async def _report(self, request: CheckedChange, report: InitReport) -> None:
@@ -383,6 +394,11 @@ class TenantInitActivities(TenantInitSteps):
         """Remove an ended tenant-init job from the module. That it cannot be removed changes nothing."""
         call = job_call(module, job_path, method="DELETE")
         await self._calls.look(instance, call, tenant=step.tenant, url=self._gateway.url, wait=0)
+
+    async def _was_restarted(self, module: str, intent: IntentState) -> bool:
+        """Whether the process that was asked is no more."""
+        now = await self._calls.instance(module, prefer=intent.instance)
+        return now is None or now.generation != intent.generation
 
     async def _is_ours_alone(self, request: CheckedChange, module: str) -> bool:
         """Whether an instance that was deployed serves nobody but this job, so that its process may be stopped."""
@@ -402,8 +418,7 @@ class TenantInitActivities(TenantInitSteps):
             return
         deadline = asyncio.get_running_loop().time() + _RESTART_WAIT
         while asyncio.get_running_loop().time() < deadline:
-            now = await self._calls.instance(module, prefer=intent.instance)
-            if now is None or now.generation != intent.generation:
+            if await self._was_restarted(module, intent):
                 return
             await asyncio.sleep(self._init.poll_first)
 

@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from gateway.admin import routes
 from gateway.admin.http import ApiError, Call, Services, refusal
@@ -16,6 +16,7 @@ from gateway.jobs import Jobs
 from gateway.pipelines import Pipelines
 from gateway.platform import Platform
 from gateway.proxy import Proxy
+from gateway.replies import say_continue
 from gateway.store import DatabaseError
 from uplift_settings.tree import GatewaySettings, TemporalSettings
 
@@ -44,7 +45,13 @@ class Gateway:
         self._pipelines = Pipelines(platform=platform, jobs=self._jobs, settings=temporal)
         self._proxy = Proxy(table=platform.table, settings=settings, url=platform.url)
         self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds)
-        self._server = web.Server(self._handle, handler_cancellation=True, access_log=None, read_bufsize=settings.read_buffer)
+        self._server = web.Server(
+            self._handle,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            read_bufsize=settings.read_buffer,
+        )
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -63,6 +70,8 @@ class Gateway:
             self._listener.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+        self._proxy.stop_parking()
         await self._holds.close()
         table = self._platform.table
         flows = [link.flow for link in table.links()] + [route.flow for route in table.overlays.values()]
@@ -107,6 +116,10 @@ class Gateway:
                 raise ApiError(401, "this gateway asks for the admin API's bearer token (gateway.token_file)")
 
     async def _read(self, request: web.BaseRequest) -> str:
+        if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+            raise ApiError(415, "Content-Encoding: the admin API takes bodies as they are")
+        if request.body_exists:
+            say_continue(request)
         data = bytearray()
         while chunk := await request.content.readany():
             data += chunk

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Literal
 
 from gateway.links import Link
 from gateway.platform import Platform
@@ -49,30 +49,40 @@ class Holds:
         grace = self._platform.settings.grace if request.grace is None else request.grace
         for row in rows:
             self._apply_update(row, grace)
-        return tuple(self.state(row.id) for row in rows)
+        return tuple(self.state(row.id, holder=True) for row in rows)
 
-    def state(self, hold: str) -> HoldState:
-        """A hold as a place to wait sees it; one that is not there has been resumed."""
+    def state(self, hold: str, *, holder: bool) -> HoldState:
+        """A hold as a place to wait sees it; one that is not there has been resumed.
+
+        Args:
+            hold: Its id.
+            holder: Who asks: its holder may begin when it is HELD, a requester when it is over.
+        """
         link = self._find(hold)
         if link is None:
             return HoldState(id=hold, lifecycle="RESUME", state=Hold.OPEN)
         flow = link.flow
+        lifecycle: Literal["DELAY", "RESUME", "MISSING"] = "DELAY"
+        if holder and link.hold is Hold.HELD:
+            lifecycle = "RESUME"
+        elif not holder and link.overdue:
+            lifecycle = "MISSING"
         return HoldState(
             id=hold,
-            lifecycle="RESUME" if link.hold is Hold.HELD else "DELAY",
+            lifecycle=lifecycle,
             state=link.hold,
             in_flight=len(flow.in_flight),
             loose=flow.loose_until > link.held_from,
             parked=len(link.waiters),
         )
 
-    async def wait(self, hold: str, seconds: float) -> HoldState:
-        """A hold, after waiting until its holder may begin or the time is up."""
+    async def wait(self, hold: str, seconds: float, *, holder: bool) -> HoldState:
+        """A hold, after waiting until who asks may go on or the time is up; see `state`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while (link := self._find(hold)) is not None and link.hold is Hold.DRAINING:
+                while self.state(hold, holder=holder).lifecycle == "DELAY" and (link := self._find(hold)) is not None:
                     await link.changed.wait()
-        return self.state(hold)
+        return self.state(hold, holder=holder)
 
     async def open(self, *, job: str, tenant: str, request: OpenRequest) -> None:
         """RESUME, with the switch of the bindings where asked for; again is fine."""
@@ -83,12 +93,10 @@ class Holds:
             for move in request.moves
         ]
         await platform.runs.open_holds(job=job, tenant=tenant, hold_ids=ids, moves=moves, stage=request.stage)
-        for overlay in await platform.runs.overlays():
-            if overlay.job == job:
-                platform.table.put_overlay(overlay)
         for move in moves:
             if move.bind:
                 platform.table.bind(tenant, move.product, move.module)
+                platform.table.close_inside(job, move.product)
         for hold in ids:
             link = self._find(hold)
             if link is not None:

@@ -151,7 +151,6 @@ class Jobs:
         await self._platform.jobs.update_module(
             row.id,
             report.subject,
-            phase="migrating" if report.state != "ended" else None,
             errors=errors or None,
             warnings=warnings or None,
             messages=list(report.messages) or None,

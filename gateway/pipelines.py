@@ -57,6 +57,8 @@ class Pipelines:
                 self._say_reachable(error)
             except DatabaseError as error:
                 _log.warning("sweep put off: %s", error)
+            except Exception:
+                _log.exception("sweep failed; it is tried again")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._platform.settings.sweep_interval):
                     await self._jobs.waiting.wait()
@@ -90,6 +92,9 @@ class Pipelines:
                 )
             except WorkflowAlreadyStartedError:
                 _log.info("job %s had been started before", row.id)
+            except ValueError:
+                _log.exception("job %s cannot be started", row.id)  # the others can
+                continue
             await self._platform.jobs.set_started(row.id)
 
     async def _look(self, client: Client, *, for_lost: bool) -> None:
@@ -136,6 +141,7 @@ def _attributes(row: JobRow) -> TypedSearchAttributes:
     values = {
         "UpliftTenant": row.tenant,
         "UpliftModule": str(first.get("id", ""))[:200],
+        "UpliftTo": str(first.get("id", ""))[:200],
         "UpliftFrom": str(first.get("from", ""))[:200],
         "UpliftPhase": "planned",
         "UpliftActor": str(row.request.get("actor", ""))[:200],

@@ -10,14 +10,16 @@ import binascii
 import contextlib
 import json
 import secrets
+import select
+from collections.abc import AsyncIterator
 
 import aiohttp
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from gateway.links import Exchange, Flow, Link
-from gateway.replies import delay, missing, problem
+from gateway.replies import delay, missing, problem, say_continue
 from gateway.routing import OverlayRoute, RoutingTable
 from upgrade_core.ids import SUPERTENANT
 from upgrade_core.protocol import Hold, Reply
@@ -41,9 +43,10 @@ _REQUEST_ID = "X-Okapi-Request-Id"
 _LIFECYCLE = "X-Okapi-Lifecycle"
 _INVOKE = "/_/invoke/tenant/"
 _OVERLAY = "/_/overlay/"
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 _SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+_PROBE = 5.0
+"""Seconds between looks whether a parked client, whose body is not read meanwhile, is still there."""
 
 
 class Proxy:
@@ -54,6 +57,7 @@ class Proxy:
         self._settings = settings
         self._url = url
         self._session: aiohttp.ClientSession | None = None
+        self._stopping = False
         self._loop = asyncio.get_running_loop()
 
     async def open(self) -> None:
@@ -69,6 +73,13 @@ class Proxy:
             read_bufsize=self._settings.read_buffer,
             requote_redirect_url=False,
         )
+
+    def stop_parking(self) -> None:
+        """Answer those parked DELAY, and whoever else would have to wait: the gateway is about to stop."""
+        self._stopping = True
+        for link in self._table.links():
+            for waiter in link.take_waiters():
+                waiter.set_result(None)
 
     async def close(self) -> None:
         """Close it."""
@@ -97,22 +108,34 @@ class Proxy:
             tenant = request.headers.get(_TENANT) or _tenant_of_token(request) or SUPERTENANT
         if tenant not in self._table.tenants:
             return problem(400, f"No such Tenant {tenant}", tenant=None)
-        if overlay is not None:
-            return await self._through_overlay(request, overlay, target)
-        return await self._through_link(request, tenant, target)
+        return await self._through_link(request, tenant, target, overlay)
 
-    async def _through_link(self, request: web.BaseRequest, tenant: str, target: str) -> web.StreamResponse:
+    async def _through_link(
+        self, request: web.BaseRequest, tenant: str, target: str, overlay: OverlayRoute | None
+    ) -> web.StreamResponse:
         path = target.partition("?")[0]
         table = self._table
         deadline = 0.0
+        url = self._url
+        inside: dict[str, OverlayRoute] = {}
+        if overlay is not None:
+            inside = table.inside(overlay)
+            if inside:
+                url += f"{_OVERLAY}{overlay.row.token}"
         while True:
-            entry = table.match(tenant, request.method, path)
+            entry = (
+                table.match_overlay(tenant, inside, request.method, path) if inside else table.match(tenant, request.method, path)
+            )
             if entry is None:
                 return problem(404, "No suitable module found for path and tenant", tenant=tenant)
+            if entry.product in inside:
+                return await self._forward(request, inside[entry.product].flow, entry.module, tenant, target, url)
             link = table.link(tenant, entry.product)
+            if overlay is not None and inside and link.hold is not Hold.OPEN and link.holder == overlay.row.job:
+                return missing(request, link, f"{link.product} is part of the same update and not ready yet")
             reply = link.reply(table.availability(entry.module))
             if reply is Reply.PASS or (link.hold is Hold.DRAINING and self._descends(request, tenant)):
-                return await self._forward(request, link.flow, entry.module, tenant, target, self._url)
+                return await self._forward(request, link.flow, entry.module, tenant, target, url, was_parked=bool(deadline))
             if reply is Reply.MISSING:
                 text = (
                     "the update took longer than it may"
@@ -125,16 +148,6 @@ class Proxy:
             if not await self._park(request, link, deadline) and link.hold is not Hold.OPEN:
                 return delay(request, link)
 
-    async def _through_overlay(self, request: web.BaseRequest, overlay: OverlayRoute, target: str) -> web.StreamResponse:
-        row = overlay.row
-        entry = self._table.match_overlay(row, request.method, target.partition("?")[0])
-        if entry is None:
-            return problem(404, "No suitable module found for path and tenant", tenant=row.tenant)
-        if row.state == "open" and entry.product == row.product:
-            url = f"{self._url}{_OVERLAY}{row.token}"
-            return await self._forward(request, overlay.flow, entry.module, row.tenant, target, url)
-        return await self._through_link(request, row.tenant, target)
-
     def _patience(self, request: web.BaseRequest) -> float:
         """Seconds that a requester wants to be parked (RFC 7240 `Prefer: wait`), within the server's limit."""
         if request.headers.get(_LIFECYCLE, "").lower() == "delay":
@@ -146,29 +159,47 @@ class Proxy:
         return self._settings.hold_max
 
     async def _park(self, request: web.BaseRequest, link: Link, deadline: float) -> bool:
-        """Wait for RESUME; False when the time is up or there is no room. The body is not pulled meanwhile."""
+        """Wait for RESUME; False when the time is up or there is no room. Nothing of the body is read meanwhile."""
         table, settings = self._table, self._settings
         here = table.parked_by_tenant.get(link.tenant, 0)
-        wait = deadline - self._loop.time()
-        if wait <= 0 or here >= settings.parked_per_tenant or table.parked_total >= settings.parked_total:
+        kept = request.content.total_bytes
+        if (
+            self._stopping
+            or deadline <= self._loop.time()
+            or here >= settings.parked_per_tenant
+            or table.parked_total >= settings.parked_total
+            or table.parked_bytes + kept > settings.parked_bytes
+        ):
             return False
         waiter: asyncio.Future[None] = self._loop.create_future()
         link.waiters.append(waiter)
         table.parked_total += 1
+        table.parked_bytes += kept
         table.parked_by_tenant[link.tenant] = here + 1
+        paused = request.body_exists and not request.content.is_eof()
+        if paused:
+            request.protocol.pause_reading()
         try:
-            async with asyncio.timeout(wait):
-                await waiter
-        except TimeoutError:
-            return False
+            while not waiter.done():
+                left = deadline - self._loop.time()
+                if left <= 0:
+                    return False
+                await asyncio.wait((waiter,), timeout=min(left, _PROBE) if paused else left)
+                if paused and _has_left(request):
+                    raise asyncio.CancelledError
         finally:
             table.parked_total -= 1
+            table.parked_bytes -= kept
             table.parked_by_tenant[link.tenant] -= 1
+            if not table.parked_by_tenant[link.tenant]:
+                del table.parked_by_tenant[link.tenant]
             if not waiter.done():
                 waiter.cancel()
                 with contextlib.suppress(ValueError):
                     link.waiters.remove(waiter)
-        if request.transport is None or request.transport.is_closing():
+            if paused and request.transport is not None:
+                request.protocol.resume_reading()
+        if _has_left(request):
             raise asyncio.CancelledError  # who has left is dropped, not executed
         return True
 
@@ -181,16 +212,26 @@ class Proxy:
         return any(link.hold is Hold.DRAINING and not ids.isdisjoint(link.flow.in_flight) for link in self._table.links(tenant))
 
     async def _forward(
-        self, request: web.BaseRequest, flow: Flow, module: str, tenant: str, target: str, url: str
+        self,
+        request: web.BaseRequest,
+        flow: Flow,
+        module: str,
+        tenant: str,
+        target: str,
+        url: str,
+        *,
+        was_parked: bool = False,
     ) -> web.StreamResponse:
         instance = self._table.choose_instance(module)
         if instance is None:
-            return problem(503, f"No running module instance found for {module}", tenant=tenant, lifecycle="MISSING")
+            return problem(
+                503, f"No running module instance found for {module}", tenant=tenant, module=module, lifecycle="MISSING"
+            )
         exchange = Exchange(secrets.token_hex(6), module, asyncio.current_task())
         flow.enter(exchange)
         response: web.StreamResponse | None = None
         try:
-            response = await self._exchange(request, exchange, instance.url + target, tenant, url)
+            response = await self._exchange(request, exchange, instance.url, target, tenant, url, was_parked=was_parked)
         except asyncio.CancelledError:
             if not exchange.cut:
                 raise
@@ -200,11 +241,9 @@ class Proxy:
             return self._broken(
                 request, exchange, tenant, "the update went on without this request's answer", status=503, lifecycle="MISSING"
             )
-        except aiohttp.ClientConnectorError as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             exchange.answered = True  # nothing was sent
-            return self._broken(
-                request, exchange, tenant, f"{module} at {instance.url} cannot be reached: {error.os_error}", status=502
-            )
+            return self._broken(request, exchange, tenant, f"{module} at {instance.url} cannot be reached: {error}", status=502)
         except (aiohttp.ClientError, OSError) as error:
             return self._broken(
                 request, exchange, tenant, f"{module} at {instance.url} broke off: {error or type(error).__name__}", status=502
@@ -222,42 +261,41 @@ class Proxy:
             if request.transport is not None:
                 request.transport.abort()
             raise asyncio.CancelledError
-        return problem(status, text, tenant=tenant, lifecycle=lifecycle)
+        return problem(status, text, tenant=tenant, module=exchange.module, lifecycle=lifecycle)
 
     async def _exchange(
-        self, request: web.BaseRequest, exchange: Exchange, address: str, tenant: str, url: str
+        self,
+        request: web.BaseRequest,
+        exchange: Exchange,
+        address: str,
+        target: str,
+        tenant: str,
+        url: str,
+        *,
+        was_parked: bool,
     ) -> web.StreamResponse:
         assert self._session is not None
         incoming = request.headers
         headers: CIMultiDict[str] = CIMultiDict()
-        named = incoming.get(hdrs.CONNECTION)
-        dropped = _HOP_BY_HOP if named is None else _HOP_BY_HOP | {name.strip().lower() for name in named.split(",")}
-        for name, value in incoming.items():
-            if name.lower() not in dropped:
-                headers.add(name, value)
+        _copy_end_to_end(incoming, headers)
         headers.pop(hdrs.HOST, None)
         headers.pop(hdrs.EXPECT, None)
         headers[_TENANT] = tenant
         headers["X-Okapi-Url"] = url
         chain = incoming.get(_REQUEST_ID)
-        own = f"{exchange.id}/{request.raw_path.split('/', 2)[1].partition('?')[0]}"
+        own = f"{exchange.id}/{target.partition('?')[0].split('/', 2)[1]}"
         headers[_REQUEST_ID] = own if chain is None else f"{chain};{own}"
         body = None
         if request.body_exists and not request.content.at_eof():
-            if incoming.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
-                request.transport.write(_CONTINUE)
-            body = request.content
+            say_continue(request)
+            body = _body(request) if was_parked else request.content
         elif request.method not in ("GET", "HEAD", "OPTIONS", "TRACE") and hdrs.CONTENT_LENGTH not in headers:
             headers[hdrs.CONTENT_LENGTH] = "0"
         async with self._session.request(
-            request.method, URL(address, encoded=True), headers=headers, data=body, allow_redirects=False
+            request.method, URL(address + target, encoded=True), headers=headers, data=body, allow_redirects=False
         ) as upstream:
-            response = web.StreamResponse(status=upstream.status, reason=upstream.reason)
-            named = upstream.headers.get(hdrs.CONNECTION)
-            dropped = _HOP_BY_HOP if named is None else _HOP_BY_HOP | {name.strip().lower() for name in named.split(",")}
-            for name, value in upstream.headers.items():
-                if name.lower() not in dropped:
-                    response.headers.add(name, value)
+            response = _PassedOn(status=upstream.status, reason=upstream.reason)
+            _copy_end_to_end(upstream.headers, response.headers)
             exchange.started = True
             await response.prepare(request)
             if request.method != "HEAD":
@@ -266,6 +304,53 @@ class Proxy:
             exchange.answered = True
             await response.write_eof()
             return response
+
+
+class _PassedOn(web.StreamResponse):
+    """An answer with the headers that the module gave it, and no others that describe it."""
+
+    async def _prepare_headers(self) -> None:
+        given = set(self.headers)
+        await super()._prepare_headers()
+        for name in (hdrs.CONTENT_TYPE, hdrs.SERVER):
+            if name not in given:
+                self.headers.popall(name, None)
+
+
+def _copy_end_to_end(source: "CIMultiDictProxy[str]", target: "CIMultiDict[str]") -> None:
+    """Copy all headers but those of one hop: the known ones, and those that `Connection` names."""
+    named = source.getall(hdrs.CONNECTION, None)
+    dropped = _HOP_BY_HOP if named is None else _HOP_BY_HOP | {name.strip().lower() for name in ",".join(named).split(",")}
+    for name, value in source.items():
+        if name.lower() not in dropped:
+            target.add(name, value)
+
+
+async def _body(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    """The body of a request that was parked.
+
+    Its client may have given up while the end of the body was still on its way, where no probe could see that: without its end
+    it is not executed.
+    """
+    async for chunk in request.content.iter_any():
+        if request.content.is_eof() and _has_left(request):
+            break
+        yield chunk
+    if _has_left(request):
+        raise ConnectionResetError("the client has left")
+
+
+def _has_left(request: web.BaseRequest) -> bool:
+    """Whether the client has closed its connection, even if that stands behind bytes that were not read yet."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        return True
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), _GONE)
+    return bool(poll.poll(0))
 
 
 def _tenant_of_token(request: web.BaseRequest) -> str | None:
@@ -278,7 +363,7 @@ def _tenant_of_token(request: web.BaseRequest) -> str | None:
         return None
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (ValueError, binascii.Error):
+    except (ValueError, RecursionError, binascii.Error):
         return None
     found = claims.get("tenant") if isinstance(claims, dict) else None
     return found if isinstance(found, str) else None

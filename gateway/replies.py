@@ -3,19 +3,28 @@
 import json
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from gateway.links import Link
 
 _RETRY_AFTER = 5
 """Seconds after which a delayed client may come back: most holds are over by then."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def problem(status: int, detail: str, *, tenant: str | None, lifecycle: str | None = None) -> web.Response:
+def say_continue(request: web.BaseRequest) -> None:
+    """Ask a client that waits for it to send its body (RFC 9110, `Expect`)."""
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(_CONTINUE)
+
+
+def problem(
+    status: int, detail: str, *, tenant: str | None, module: str | None = None, lifecycle: str | None = None
+) -> web.Response:
     """An error: plain text as Okapi's clients expect, or a lifecycle problem as JSON."""
     if lifecycle is None:
         return web.Response(status=status, text=detail)
-    return _lifecycle(status, detail, lifecycle, {"tenant": tenant})
+    return _lifecycle(status, detail, lifecycle, {"tenant": tenant, "module": module})
 
 
 def delay(request: web.BaseRequest, link: Link) -> web.Response:

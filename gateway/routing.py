@@ -3,7 +3,7 @@
 import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.links import Flow, Link
 from gateway.matching import Entry, Matcher
@@ -35,6 +35,7 @@ class RoutingTable:
         self.overlays: dict[str, OverlayRoute] = {}
         self.retiring: set[str] = set()
         self.parked_total = 0
+        self.parked_bytes = 0
         self.parked_by_tenant: dict[str, int] = {}
         self._links: dict[tuple[str, str], Link] = {}
         self._matchers: dict[tuple[str, ...], Matcher] = {}
@@ -110,11 +111,18 @@ class RoutingTable:
             matcher = self._by_tenant[tenant] = self._matcher(self.enabled(tenant))
         return matcher.match(method, path)
 
-    def match_overlay(self, overlay: OverlayRow, method: str, path: str) -> Entry | None:
-        """As `match`, under the table of an overlay."""
-        bound = dict(self.bindings.get(overlay.tenant, {}))
-        if overlay.state == "open":
-            bound[overlay.product] = overlay.module
+    def inside(self, overlay: OverlayRoute) -> dict[str, OverlayRoute]:
+        """What an overlay replaces: its product, and those of the same job that are ready too; nothing once it is an alias."""
+        row = overlay.row
+        if row.state != "open":
+            return {}
+        return {
+            other.row.product: other for other in self.overlays.values() if other.row.job == row.job and other.row.state == "open"
+        }
+
+    def match_overlay(self, tenant: str, inside: dict[str, OverlayRoute], method: str, path: str) -> Entry | None:
+        """As `match`, with the products of an overlay replaced."""
+        bound = self.bindings.get(tenant, {}) | {product: route.row.module for product, route in inside.items()}
         return self._matcher(tuple(sorted(bound.values()))).match(method, path)
 
     def choose_instance(self, module: str) -> InstanceRow | None:
@@ -141,6 +149,12 @@ class RoutingTable:
             found = self.overlays[row.token] = OverlayRoute(row=row)
         found.row = row
         return found
+
+    def close_inside(self, job: str, product: str) -> None:
+        """After the switch an overlay is an alias of the tenant's table."""
+        for route in self.overlays.values():
+            if (route.row.job, route.row.product) == (job, product):
+                route.row = replace(route.row, state="alias")
 
     def _matcher(self, enabled: tuple[str, ...]) -> Matcher:
         matcher = self._matchers.get(enabled)

@@ -101,7 +101,7 @@ class GatewayClient:
             wait: Seconds to wait until it has an instance (or, with `gone`, none that was deployed).
             gone: What to wait for.
         """
-        query = f"?wait={wait:g}&gone={'true' if gone else 'false'}"
+        query = f"?wait={wait:.6f}&gone={'true' if gone else 'false'}"
         return Version.model_validate(await self.call("GET", f"/_/versions/{_quote(module)}{query}", wait=wait))
 
     async def versions(self) -> tuple[Version, ...]:
@@ -132,7 +132,8 @@ class GatewayClient:
 
     async def delay(self, hold: str, *, wait: float) -> HoldState:
         """A hold, after waiting for at most that many seconds until its holder may begin."""
-        return HoldState.model_validate(await self.call("GET", f"/_/lifecycle/delays/{_quote(hold)}?wait={wait:g}", wait=wait))
+        path = f"/_/lifecycle/delays/{_quote(hold)}?for=holder&wait={wait:.6f}"
+        return HoldState.model_validate(await self.call("GET", path, wait=wait))
 
     async def open(self, job: str, request: OpenRequest) -> None:
         """RESUME, with the switch where asked for, in one transaction; again is fine."""

@@ -124,6 +124,7 @@ class IntentRequest(Wire):
 
     key: Id
     product: Id
+    subject: Id
     module: Id
     instance: Id
     generation: str | None = None

@@ -197,7 +197,7 @@ def read_job(module: ModuleDescriptor, job_path: str, *, status: int, body: str)
 
     `FOLLOW` means that it works on, `RETRY` that nothing was learnt (the module restarts, or its proxy says so).
     """
-    if status in (502, 503, 504, 429, 408):
+    if status >= 500 or status in (408, 429):  # noqa: PLR2004
         return InitAnswer(effect=Effect.RETRY, job_path=job_path, errors=(_cut(f"{status}: {body}"),))
     value = _json(body)
     if status != 200 or not isinstance(value, Mapping):  # noqa: PLR2004
@@ -220,9 +220,13 @@ def _read_job_value(module: ModuleDescriptor, job_path: str, value: Mapping[str,
         text = value.get("error") or "; ".join(errors) or "the module gave no reason"
         head = _cut(f"Tenant operation failed for module {module.id}: {text}")
         return InitAnswer(
-            effect=Effect.FAILED, outcome="failed", job_path=job_path, errors=(head, *errors), messages=messages,
+            effect=Effect.FAILED,
+            outcome="failed",
+            job_path=job_path,
+            errors=(head, *errors) if value.get("error") else (head,),  # what the head says is not said again
+            messages=messages,
             warnings=warnings,
-        )  # fmt: skip
+        )
     return InitAnswer(
         effect=Effect.DONE,
         outcome="upgraded",

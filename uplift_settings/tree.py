@@ -32,7 +32,6 @@ class GatewaySettings(_Group):
         description="File with the bearer token of the admin API. Needed off loopback; empty: none is asked for.",
     )
     hold_max: Seconds = Field(30.0, description="Seconds a plain client is parked at most; browsers give up soon after.")
-    ttl: Seconds = Field(60.0, description="Seconds a product may be LOST before it is CLOSED.")
     grace: Seconds = Field(10.0, description="Seconds that old in-flight requests get after UPDATE before they are cut.")
     settle: Seconds = Field(5.0, description="Seconds to wait for work whose connection is gone and that nobody can see.")
     parked_per_tenant: int = Field(2_000, ge=0, description="Requests parked per tenant; beyond it 503 at once.")
@@ -137,6 +136,7 @@ class SnapshotSettings(_Group):
         description="Largest schema to copy, in bytes: a copy is taken while users wait (about 100 MB/s).",
     )
     keep: Seconds = Field(7 * 86_400.0, description="Seconds that a copy is kept after its change ended; a week to notice.")
+    prune_every: Annotated[float, Field(gt=0)] = Field(60.0, description="Seconds between looks for copies whose time is over.")
     lock_wait: Seconds = Field(30.0, description="Seconds a restore waits for locks before it ends sessions again.")
 
 

@@ -11,7 +11,6 @@ from gateway_client import GatewayClient, GatewayError
 
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE = 60.0
-_PRUNE_EVERY = 60.0
 
 
 class Keeper:
@@ -20,13 +19,15 @@ class Keeper:
     Args:
         gateway: Knows which instances there should be.
         instances: This node's.
-        interval: Seconds between looks.
+        interval: Seconds between looks at instances.
+        prune_every: Seconds between looks for snapshots whose time is over.
     """
 
-    def __init__(self, *, gateway: GatewayClient, instances: NodeInstances, interval: float) -> None:
+    def __init__(self, *, gateway: GatewayClient, instances: NodeInstances, interval: float, prune_every: float) -> None:
         self._gateway = gateway
         self._instances = instances
         self._interval = interval
+        self._prune_every = prune_every
         self._failed: dict[str, tuple[int, float]] = {}
 
     async def run(self) -> None:
@@ -35,7 +36,7 @@ class Keeper:
         while True:
             try:
                 await self._look()
-                if time.monotonic() - pruned > _PRUNE_EVERY:
+                if time.monotonic() - pruned > self._prune_every:
                     await self._prune()
                     pruned = time.monotonic()
             except GatewayError as error:

@@ -51,6 +51,8 @@ async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    ready = settings.home_folder / READY_FILE
+    ready.unlink(missing_ok=True)
     temporal = await connect(settings.temporal)
     await register_search_attributes(temporal)
     token = read_secret(settings.worker.gateway_token, what="worker.gateway_token") if settings.worker.gateway_token else ""
@@ -58,11 +60,15 @@ async def _serve(settings: Settings) -> None:
         gateway = await stack.enter_async_context(GatewayClient(url=settings.worker.gateway_url, token=token))
         deployer = ProcessDeployer(settings=settings.deploy, folder=settings.home_folder / "instances")
         instances = NodeInstances(gateway=gateway, deployer=deployer, node=settings.worker.node)
-        keeper = Keeper(gateway=gateway, instances=instances, interval=settings.worker.keeper_interval)
+        keeper = Keeper(
+            gateway=gateway,
+            instances=instances,
+            interval=settings.worker.keeper_interval,
+            prune_every=settings.snapshots.prune_every,
+        )
         for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances):
             await stack.enter_async_context(worker)
         keeping = asyncio.create_task(keeper.run())
-        ready = settings.home_folder / READY_FILE
         ready.parent.mkdir(parents=True, exist_ok=True)
         ready.write_text(f"{os.getpid()}\n", encoding="utf-8")
         _log.info("worker polls %s as node %s", settings.temporal.task_queue, settings.worker.node)

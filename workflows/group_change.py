@@ -5,6 +5,7 @@ The steps and their undo are listed in `upgrade_core.plan`.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 
 from temporalio import workflow
@@ -76,6 +77,10 @@ class GroupChange:
                 raise
             kind = "RollbackFailed" if left else "RolledBack"
             raise ApplicationError(why, list(left), kind_of(error), type=kind, non_retryable=True) from None
+        try:
+            await self._watch()
+        except asyncio.CancelledError:
+            self._warnings.append("aborted after the switch: users write to the new version, so it stays")
         await shielded(self._step(GatewaySteps.release, Step.RELEASE, self._group()))
         return GroupResult(warnings=tuple(self._warnings))
 
@@ -122,7 +127,6 @@ class GroupChange:
             if self._checked[change.product].verifies:
                 await self._verify(change)
         await self._switch()
-        await self._watch()
 
     async def _acquire(self, change: Change) -> None:
         if not self._checked[change.product].needs_instance:
@@ -143,12 +147,13 @@ class GroupChange:
 
     async def _init(self, change: Change) -> None:
         checked, request = self._checked[change.product], self._checked_change(change)
+        undo_request = request
         self._enter(Step.INIT)
 
         async def undo_init() -> None:
             while True:
                 result: UndoResult = await workflow.execute_activity_method(
-                    TenantInitSteps.undo, request, summary=f"undo init of {change.subject}", **options.UNDO
+                    TenantInitSteps.undo, undo_request, summary=f"undo init of {change.subject}", **options.UNDO
                 )
                 self._warnings.extend(result.warnings)
                 if result.done:
@@ -174,7 +179,7 @@ class GroupChange:
                 self._note(f"✓ init of {change.subject}: {state.outcome}")
                 return
             if state.effect == "unknown" and await self._hold_point("; ".join(state.errors)) == "retry":
-                request = self._checked_change(change, attempt=request.key + "+")
+                request = replace(request, asks=state.asked + 1)
                 continue
             message = "; ".join(state.errors) or f"tenant init of {change.subject} {state.outcome or state.effect}"
             kind = "TenantInitRefused" if state.effect == "refused" else "TenantInitFailed"
@@ -244,6 +249,7 @@ class GroupChange:
         self._note(f"✓ {step}")
 
     def _enter(self, step: Step) -> None:
+        workflow.upsert_search_attributes([_PHASE.value_set(_PHASES[step])])
         workflow.set_current_details("\n".join([*self._tree, f"▶ {step}"]))
 
     def _note(self, line: str) -> None:
@@ -261,7 +267,7 @@ class GroupChange:
             invoke=request.invoke,
         )
 
-    def _checked_change(self, change: Change, attempt: str = "") -> CheckedChange:
+    def _checked_change(self, change: Change) -> CheckedChange:
         request = self._request
         return CheckedChange(
             job=request.job,
@@ -269,7 +275,7 @@ class GroupChange:
             group=request.group.key,
             change=change,
             checked=self._checked[change.product],
-            key=attempt or step_key(request.job, change.product, "init"),
+            key=step_key(request.job, change.product, "init"),
             parameters=request.parameters,
         )
 

@@ -3,19 +3,23 @@
 import asyncio
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeKey
+from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 from temporalio.exceptions import ApplicationError, ChildWorkflowError, is_cancelled_exception
 from temporalio.workflow import ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
     from activities.signatures import Begun, FinishStep, GatewaySteps, JobRef, Told
-    from upgrade_core.plan import Group
+    from upgrade_core.plan import Change, Group
     from upgrade_core.runs import TENANT_JOB, GroupRequest, TenantJobRequest
     from workflows.group_change import GroupChange
     from workflows.undo import FAILURES, kind_of, reason_of, shielded
 
 _PHASE = SearchAttributeKey.for_keyword("UpliftPhase")
+_TENANT = SearchAttributeKey.for_keyword("UpliftTenant")
+_MODULE = SearchAttributeKey.for_keyword("UpliftModule")
+_FROM = SearchAttributeKey.for_keyword("UpliftFrom")
+_TO = SearchAttributeKey.for_keyword("UpliftTo")
 _OUTCOME = SearchAttributeKey.for_keyword("UpliftOutcome")
 
 
@@ -109,6 +113,7 @@ class TenantJob:
             request,
             id=f"{self._request.job}/{group.key}",
             static_summary=f"{begun.tenant}: {change.kind} {change.subject}"[:190],
+            search_attributes=_attributes(begun.tenant, change),
             parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
         )
         self._warnings.extend(Told(message=text, type="Warning", code=change.product) for text in result.warnings)
@@ -117,14 +122,21 @@ class TenantJob:
     def _failed(self, error: BaseException, *, cancelled: bool) -> None:
         kind = kind_of(error)
         if cancelled:
-            outcome, told = "aborted", Told(message="aborted; everything was undone", type="Aborted", code="aborted")
+            outcome, told = "aborted", Told(message=self._aborted(), type="Aborted", code="aborted")
         else:
             outcome = {"RolledBack": "rolled_back", "RollbackFailed": "rollback_failed"}.get(kind, "failed")
             text = reason_of(error)
             told = Told(message=text[:2_000], type=_inner_kind(error) or kind, code=outcome)
+        if cancelled:
+            self._errors = [error for error in self._errors if error.type != "Aborted"]
         if told not in self._errors:
             self._errors.append(told)
         self._outcomes.add(outcome)
+
+    def _aborted(self) -> str:
+        switched = [key for key, state in self._states.items() if state == "done"]
+        kept = f"; switched before, and kept: {', '.join(switched)}" if switched else ""
+        return f"aborted; what had not been switched was undone{kept}"
 
     def _outcome(self) -> str:
         for worst in ("rollback_failed", "aborted", "failed", "rolled_back"):
@@ -143,6 +155,17 @@ class TenantJob:
 
     def _show(self) -> None:
         workflow.set_current_details("\n".join(f"- {key}: {state}" for key, state in self._states.items()))
+
+
+def _attributes(tenant: str, change: Change) -> TypedSearchAttributes:
+    values = {
+        _TENANT: tenant,
+        _MODULE: change.product,
+        _FROM: change.version_from or "",
+        _TO: change.version_to or "",
+        _PHASE: "planned",
+    }
+    return TypedSearchAttributes([SearchAttributePair(key, value) for key, value in values.items() if value])
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

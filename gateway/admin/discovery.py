@@ -97,7 +97,7 @@ async def _remove(call: Call, row: InstanceRow) -> None:
     for job in await call.platform.jobs.open():
         if any(line["id"] == row.module for line in job.modules):
             raise ApiError(409, f"instance {row.id} is used by job {job.id} of tenant {job.tenant}")
-    await call.platform.instances.remove(row.id)
+    await call.platform.instances.remove(row.id, row.module)
     call.platform.table.remove_instance(row.id)
     call.platform.tell_instances_changed()
 

@@ -98,7 +98,7 @@ def parse_options(call: Call, *, wanted: tuple[tuple[str, str], ...] = (), upgra
         pre_release=call.choice("preRelease"),
         npm_snapshot=call.choice("npmSnapshot"),
         undo=undo,
-        actor=call.request.headers.get("X-Okapi-User-Id", "")[:200],
+        actor=call.request.headers.get("X-Okapi-User-Id", "")[:200].encode(errors="replace").decode(),
     )
 
 

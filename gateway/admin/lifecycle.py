@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from gateway.admin.http import Call, answer
+from gateway.admin.http import ApiError, Call, answer
 from upgrade_core.protocol import Hold
 
 MAX_WAIT = 60.0
@@ -33,5 +33,9 @@ async def links(call: Call) -> web.Response:
 
 
 async def delay(call: Call) -> web.Response:
-    """A hold, after waiting for at most `wait` seconds: DELAY, or RESUME when its holder may begin or it is over."""
-    return answer(await call.services.holds.wait(call.path["hold"], call.seconds("wait", most=MAX_WAIT)))
+    """A hold, after waiting for at most `wait` seconds: DELAY, or RESUME when it is over; with `for=holder` when that may begin."""
+    asks = call.query.get("for", "requester")
+    if asks not in ("requester", "holder"):
+        raise ApiError(400, f"Bad value for parameter for: {asks}; one of requester, holder")
+    seconds = call.seconds("wait", most=MAX_WAIT)
+    return answer(await call.services.holds.wait(call.path["hold"], seconds, holder=asks == "holder"))

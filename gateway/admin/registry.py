@@ -119,7 +119,10 @@ async def _register(call: Call, wires: list[dict[str, Any]]) -> None:
         faults = [fault for module, _ in fresh.values() for fault in _faults(module, seen)]
         if faults:
             raise ApiError(400, "\n".join(faults))
-    await call.platform.registry.add_modules([(key, module.product, text) for key, (module, text) in fresh.items()])
+    try:
+        await call.platform.registry.add_modules([(key, module.product, text) for key, (module, text) in fresh.items()])
+    except Conflict as error:
+        raise ApiError(400, str(error)) from error
     for key, (_, text) in fresh.items():
         table.add_module(key, text)
 

@@ -67,7 +67,7 @@ async def hold(call: Call) -> web.Response:
         states = await call.services.holds.set(job=row.id, tenant=row.tenant, request=wire)
     except Conflict as error:
         raise ApiError(409, str(error)) from error
-    headers = {"Location": f"/_/lifecycle/delays/{states[0].id}", "X-Okapi-Lifecycle": "DELAY"}
+    headers = {"Location": f"/_/lifecycle/delays/{states[0].id}?for=holder", "X-Okapi-Lifecycle": "DELAY"}
     return answer([state.model_dump(mode="json", by_alias=True) for state in states], status=202, headers=headers)
 
 
@@ -90,6 +90,7 @@ async def begin_intent(call: Call) -> web.Response:
             job=row.id,
             tenant=row.tenant,
             product=wire.product,
+            subject=wire.subject,
             module=wire.module,
             instance=wire.instance,
             generation=wire.generation,

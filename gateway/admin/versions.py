@@ -8,7 +8,7 @@ from aiohttp import web
 from gateway.admin.discovery import check_url
 from gateway.admin.http import ApiError, Call, answer
 from gateway.admin.lifecycle import MAX_WAIT
-from gateway.store import InstanceRow
+from gateway.store import Conflict, InstanceRow
 from gateway_client import Instance, Version
 
 
@@ -38,7 +38,10 @@ async def put_instance(call: Call) -> web.Response:
         raise ApiError(400, "node: is missing; instances without a node are registered at /_/discovery/modules")
     check_url(wire.url)
     row = InstanceRow(id=wire.id, module=module, url=wire.url.rstrip("/"), node=wire.node, generation=wire.generation)
-    await call.platform.instances.put(row, replace=True)
+    try:
+        await call.platform.instances.put(row, replace=True)
+    except Conflict as error:
+        raise ApiError(409, f"id: {error}; it is an instance of another module") from error
     call.platform.table.put_instance(row)
     call.platform.tell_instances_changed()
     return answer()
@@ -46,8 +49,11 @@ async def put_instance(call: Call) -> web.Response:
 
 async def delete_instance(call: Call) -> web.Response:
     """A deployed instance is gone."""
-    await call.platform.instances.remove(call.path["instance"])
-    call.platform.table.remove_instance(call.path["instance"])
+    module, instance = call.path["module"], call.path["instance"]
+    await call.platform.instances.remove(instance, module)
+    known = call.platform.table.instance(instance)
+    if known is not None and known.module == module:
+        call.platform.table.remove_instance(instance)
     call.platform.tell_instances_changed()
     return answer()
 

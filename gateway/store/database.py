@@ -93,8 +93,10 @@ class Database:
                 yield connection
         except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
             raise DatabaseError(f"the gateway's database does not answer: {error or type(error).__name__}") from error
-        except (asyncpg.AdminShutdownError, asyncpg.CannotConnectNowError) as error:
-            raise DatabaseError(f"the gateway's database is restarting: {error}") from error
+        except (asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError) as error:
+            raise DatabaseError(f"the gateway's database is restarting or full: {error}") from error
+        except asyncpg.TransactionRollbackError as error:
+            raise DatabaseError(f"somebody else was writing the same rows; try again: {error}") from error
 
     async def _connect(self, deadline: float) -> "asyncpg.Connection[asyncpg.Record]":
         while True:

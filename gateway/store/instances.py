@@ -3,6 +3,7 @@
 import asyncpg
 
 from gateway.store.database import Connection, Database
+from gateway.store.jobs import check_open
 from gateway.store.registry import Conflict
 from gateway.store.rows import InstanceRow
 
@@ -39,6 +40,7 @@ class InstanceStore:
                 " values ($1, $2, $3, $4, $5, $6::text::json) on conflict (id) do "
                 + (
                     "update set url = excluded.url, node = excluded.node, generation = excluded.generation"
+                    " where instances.module = excluded.module"
                     if replace
                     else "nothing"
                 ),
@@ -47,18 +49,19 @@ class InstanceStore:
             if done.endswith(" 0"):
                 raise Conflict(f"Duplicate instId {instance.id}")
 
-    async def remove(self, instance: str) -> None:
-        """Forget an instance."""
+    async def remove(self, instance: str, module: str) -> None:
+        """Forget an instance of a module."""
         async with self._database.connection() as connection:
-            await connection.execute("delete from instances where id = $1", instance)
+            await connection.execute("delete from instances where id = $1 and module = $2", instance, module)
 
     async def claim(self, module: str, job: str) -> None:
         """Say that a job needs an instance of a module version. Again is fine.
 
         Raises:
-            Conflict: The version is being retired; ask again when it is gone.
+            Conflict: The version is being retired: ask again when it is gone. Or the job has ended.
         """
         async with self._database.transaction() as connection:
+            await check_open(connection, job)
             await connection.execute("select 1 from modules where id = $1 for share", module)
             if await _is_retiring(connection, module):
                 raise Conflict(f"module {module} is being retired; try again in a moment")

@@ -5,6 +5,7 @@ from typing import Any
 import asyncpg
 
 from gateway.store.database import Connection, Database
+from gateway.store.registry import Conflict
 from gateway.store.rows import JobRow
 
 _COLUMNS = (
@@ -138,6 +139,16 @@ async def change_module(connection: Connection, job: str, module: str, *, phase:
         if line["id"] == module and line.get("action") != "uptodate":
             line.update({key: value for key, value in members.items() if value is not None})
     await connection.execute("update jobs set modules = $2, phase = $3 where id = $1", job, modules, phase or row["phase"])
+
+
+async def check_open(connection: Connection, job: str) -> None:
+    """Lock a job's row for the transaction.
+
+    Raises:
+        Conflict: The job has ended: a run that was given up does nothing any more.
+    """
+    if await connection.fetchval("select state from jobs where id = $1 for update", job) in (None, "ended"):
+        raise Conflict(f"job {job} has ended")
 
 
 async def _activate(connection: Connection, tenant: str) -> None:

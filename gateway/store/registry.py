@@ -1,5 +1,7 @@
 """Modules, tenants, bindings, data versions, environment."""
 
+import json
+
 import asyncpg
 
 from gateway.store.database import Database
@@ -23,11 +25,20 @@ class RegistryStore:
         return [(row["id"], row["descriptor"]) for row in rows]
 
     async def add_modules(self, modules: list[tuple[str, str, str]]) -> None:
-        """Register (id, product, descriptor JSON), all or none."""
+        """Register (id, product, descriptor JSON), all or none.
+
+        Raises:
+            Conflict: Somebody registered another descriptor under one of the ids a moment ago.
+        """
         async with self._database.transaction() as connection:
             await connection.executemany(
-                "insert into modules (id, product, descriptor) values ($1, $2, $3) on conflict (id) do nothing", modules
+                "insert into modules (id, product, descriptor) values ($1, $2, $3) on conflict (id) do nothing", sorted(modules)
             )
+            rows = await connection.fetch("select id, descriptor from modules where id = any($1)", [each[0] for each in modules])
+            there = {row["id"]: json.loads(row["descriptor"]) for row in rows}
+            for module, _, text in modules:
+                if there[module] != json.loads(text):
+                    raise Conflict(f"create: module {module} already exists")
 
     async def remove_module(self, module: str) -> None:
         """Forget a module.

@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 
 from gateway.store.database import Connection, Database
-from gateway.store.jobs import change_module
+from gateway.store.jobs import change_module, check_open
 from gateway.store.registry import Conflict
 from gateway.store.rows import HoldRow, IntentRow, OverlayRow, SnapshotRow
 
@@ -49,9 +49,11 @@ class RunStore:
         """Set (id, product, the job's line) holds, all or none; those that stand already under their id stay as they are.
 
         Raises:
-            Conflict: Somebody else holds one of the products; names the holder.
+            Conflict: Somebody else holds one of the products, and its name; or the job has ended.
         """
         async with self._database.transaction() as connection:
+            await check_open(connection, job)
+            await connection.execute("select 1 from tenants where id = $1 for update", tenant)
             for hold_id, product, subject in holds:
                 found = await connection.fetchrow(
                     "select id, job from holds where tenant = $1 and product = $2 for update", tenant, product
@@ -98,7 +100,16 @@ class RunStore:
         return float(seconds)
 
     async def begin_intent(
-        self, *, key: str, job: str, tenant: str, product: str, module: str, instance: str, generation: str | None
+        self,
+        *,
+        key: str,
+        job: str,
+        tenant: str,
+        product: str,
+        subject: str,
+        module: str,
+        instance: str,
+        generation: str | None,
     ) -> tuple[IntentRow, bool]:
         """Write an intent before tenant init is asked for.
 
@@ -106,16 +117,19 @@ class RunStore:
             The intent that stands, and whether it is new: an old one means that the call may have been made.
 
         Raises:
-            Conflict: Another tenant init of this tenant and product has not ended.
+            Conflict: Another tenant init of this tenant and product has not ended, or the job has.
         """
         try:
             async with self._database.transaction() as connection:
+                await check_open(connection, job)
                 done = await connection.execute(
                     "insert into intents (key, job, tenant, product, module, instance, generation, state)"
                     " values ($1, $2, $3, $4, $5, $6, $7, 'asked') on conflict (key) do nothing",
                     key, job, tenant, product, module, instance, generation,
                 )  # fmt: skip
                 row = await connection.fetchrow(f"select {_INTENT} from intents where key = $1", key)  # noqa: S608
+                if done.endswith(" 1"):
+                    await change_module(connection, job, subject, phase="migrating")
         except asyncpg.UniqueViolationError as error:
             raise Conflict(f"tenant init of {product} for tenant {tenant} is still running") from error
         assert row is not None

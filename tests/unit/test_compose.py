@@ -40,7 +40,7 @@ SCHEMA = members(
         "type": "object",
         "additionalProperties": members(
             ("image", "restart"),
-            image={"type": "string", "pattern": r"^[a-z/]+:\d+(\.\d+)+$"},
+            image={"type": "string", "pattern": r"^[a-z/-]+:\d+(\.\d+)+$"},
             build={"type": "string"},
             command=WORDS,
             entrypoint=WORDS,
@@ -85,7 +85,7 @@ def uplift_variables() -> list[tuple[str, str]]:
 
 
 def is_one_shot(name: str) -> bool:
-    return SERVICES[name]["restart"] == "no"
+    return bool(SERVICES[name]["restart"] == "no")
 
 
 def test_the_file_is_what_compose_reads() -> None:

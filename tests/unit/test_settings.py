@@ -19,7 +19,7 @@ def _no_variables_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "uplift.toml"
-    path.write_text('[gateway]\nport = 1001\nttl = 7\n[deploy.env]\nA = "file"\nB = "file"\n')
+    path.write_text('[gateway]\nport = 1001\ngrace = 7\n[deploy.env]\nA = "file"\nB = "file"\n')
     return path
 
 
@@ -48,7 +48,7 @@ def test_the_file_of_the_command_line_wins_over_the_one_named_by_a_variable(file
 
 def test_variables_win_over_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UPLIFT_GATEWAY__PORT", "1002")
-    assert (load(config=file).gateway.port, load(config=file).gateway.ttl) == (1002, 7.0)
+    assert (load(config=file).gateway.port, load(config=file).gateway.grace) == (1002, 7.0)
 
 
 def test_the_command_line_wins_over_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,14 +62,14 @@ def test_tables_of_file_and_variable_are_merged_by_key(file: Path, monkeypatch: 
 
 
 def test_every_leaf_tells_where_it_came_from(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UPLIFT_GATEWAY__TTL", "8")
+    monkeypatch.setenv("UPLIFT_GATEWAY__GRACE", "8")
     found = explain(config=file, overrides={"home": "/srv/uplift"})
     assert origin("gateway.port", found).source == f"file {file}"
-    assert origin("gateway.ttl", found) == Origin(
-        key="gateway.ttl",
+    assert origin("gateway.grace", found) == Origin(
+        key="gateway.grace",
         value="8.0",
-        source="$UPLIFT_GATEWAY__TTL",
-        meaning=Settings().gateway.__class__.model_fields["ttl"].description or "",
+        source="$UPLIFT_GATEWAY__GRACE",
+        meaning=Settings().gateway.__class__.model_fields["grace"].description or "",
     )
     assert origin("home", found).source == "command line"
     assert origin("gateway.pool", found).source == "default"

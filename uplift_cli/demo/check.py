@@ -113,9 +113,9 @@ class Checker:
         return [(row["id"], Version(seq=row["seq"], content=(_joined(row["first_name"], row["last_name"]),))) for row in rows]
 
 
-def _joined(first: str, last: str | None) -> str:
+def _joined(first: str | None, last: str | None) -> str:
     """The name that was split at its first blank; anything else that stands there is shown as it is, and differs."""
-    return f"{first!r} + {last!r}" if " " in first else first if last is None else f"{first} {last}"
+    return f"{first!r} + {last!r}" if first is None or " " in first else first if last is None else f"{first} {last}"
 
 
 async def _columns(connection: asyncpg.Connection, schema: str) -> set[str]:

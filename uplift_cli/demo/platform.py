@@ -8,6 +8,7 @@ from typing import Any
 
 from examples.descriptors import descriptor
 from gateway_client import GatewayClient, GatewayUnavailable
+from upgrade_core.descriptors import Undo
 from uplift_cli.demo.errors import StepFailed
 
 _LOOK = 0.25
@@ -42,9 +43,16 @@ class Platform:
     def __init__(self, client: GatewayClient) -> None:
         self._client = client
 
-    async def add_module(self, product: str, version: str) -> None:
-        """Make a release of an example known."""
-        await self._client.call("POST", "/_/proxy/modules", descriptor(product, version, python=sys.executable))
+    async def add_module(self, product: str, version: str, *, undo: Undo) -> None:
+        """Make a release of an example known.
+
+        Args:
+            product: Which module.
+            version: Its release.
+            undo: How its tenant init is undone, see `upgrade_core.descriptors.Undo`.
+        """
+        described = descriptor(product, version, python=sys.executable, uplift={"undo": undo})
+        await self._client.call("POST", "/_/proxy/modules", described)
 
     async def add_tenant(self, tenant: str) -> None:
         """Create a tenant."""

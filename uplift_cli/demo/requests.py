@@ -10,7 +10,8 @@ import aiohttp
 
 PATIENCE = 60.0
 """Seconds for one try; a held request is answered within `gateway.hold_max`."""
-_PAUSE_MAX = 1.0
+PAUSE_MAX = 1.0
+"""Longest pause before a request that was cut is sent again, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +79,8 @@ class Caller:
         self._url = url
         tries = aiohttp.TraceConfig()
         # aiohttp sends an idempotent request again by itself where its connection was cut: that must not go unseen.
-        tries.on_connection_create_end.append(_count)
-        tries.on_connection_reuseconn.append(_count)
+        tries.on_connection_create_end.append(self._count)
+        tries.on_connection_reuseconn.append(self._count)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=PATIENCE),
@@ -95,7 +96,7 @@ class Caller:
         clock = asyncio.get_running_loop().time
         began, repeats = clock(), 0
         while True:
-            tries = SimpleNamespace(connections=0)
+            tries = SimpleNamespace(connections=0, cut=False)
             try:
                 async with self._session.request(
                     method, self._url + path, json=body, headers={"X-Okapi-Tenant": tenant}, trace_request_ctx=tries
@@ -107,17 +108,19 @@ class Caller:
                 if not self.kill_under_way:
                     return Answer(status=0, body=None, began=began, repeats=repeats, failure=f"cut: {error!r}")
                 repeats += 1
-                await asyncio.sleep(min(0.1 * repeats, _PAUSE_MAX))
+                await asyncio.sleep(min(0.1 * repeats, PAUSE_MAX))
                 continue
             failure = "" if response.ok else f"{response.status} {text[:300]}"
-            if tries.connections > 1 and not failure:
-                if self.kill_under_way:
-                    repeats += 1
-                else:
-                    failure = "its connection was cut, then it was answered on another one"
+            if tries.connections > 1 and not tries.cut:
+                repeats += 1
+            elif tries.cut and not failure:
+                failure = "its connection was cut, then it was answered on another one"
             answer = json.loads(text) if text and response.content_type == "application/json" else None
             return Answer(status=response.status, body=answer, began=began, repeats=repeats, failure=failure)
 
-
-async def _count(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx.connections += 1
+    async def _count(self, _session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+        tries = context.trace_request_ctx
+        tries.connections += 1
+        # Judged now: the answer may come long after the kill.
+        if tries.connections > 1 and not self.kill_under_way:
+            tries.cut = True

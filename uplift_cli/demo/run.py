@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from asyncpg import PostgresError
 
-from gateway_client import GatewayClient
+from gateway_client import GatewayClient, GatewayError
 from uplift_cli.demo.board import Board, TenantState
 from uplift_cli.demo.check import Checker
 from uplift_cli.demo.embedded import DemoStack
@@ -20,13 +21,12 @@ from uplift_cli.demo.load import TenantLoad
 from uplift_cli.demo.platform import Platform
 from uplift_cli.demo.requests import Caller
 from uplift_cli.demo.scenario import Scenario
-from uplift_cli.demo.verdict import HEAD, Claim, about_requests, failed, table
+from uplift_cli.demo.verdict import HEAD, STEPS_HEAD, Claim, about_requests, failed, steps_table, table, write_failures
 from uplift_cli.demo.view import print_event, shown
 from uplift_cli.demo.watcher import watch
 from uplift_cli.tables import print_table
 
 _NAMES = ("north", "south", "east", "west", "hill", "lake", "moor", "dale", "ford", "glen")
-MOST_TENANTS = len(_NAMES)
 _HOLD_MAX = 30
 
 
@@ -95,7 +95,7 @@ async def _run(request: DemoRequest, board: Board, stack: DemoStack) -> bool:
                 watching = asyncio.create_task(watch(board, platform))
                 try:
                     await scenario.run()
-                except StepFailed as error:
+                except (StepFailed, GatewayError, PostgresError) as error:
                     claims.append(Claim(text="every step could be done", holds=False, detail=str(error)))
                 finally:
                     watching.cancel()
@@ -108,12 +108,17 @@ async def _run(request: DemoRequest, board: Board, stack: DemoStack) -> bool:
     for claim in claims:
         click.echo(claim.line())
     click.echo()
+    print_table(STEPS_HEAD, steps_table(board.tenants))
+    click.echo()
     print_table(HEAD, table(board.tenants, scenario.findings))
     click.echo()
     bad = failed(claims)
     click.echo(f"all {len(claims)} hold, after {board.elapsed:.0f} s" if not bad else f"{len(bad)} of {len(claims)} do not hold:")
     for claim in bad:
         click.echo(f"  {claim.text}")
+    if bad:
+        write_failures(stack.home / "failures.txt", board.tenants, scenario.findings)
+        click.echo(f"every failed request and every finding: {stack.home / 'failures.txt'}")
     return not bad
 
 

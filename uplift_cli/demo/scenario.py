@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from gateway_client import GatewayUnavailable
+from upgrade_core.descriptors import Undo
 from uplift_cli.demo.board import Board
 from uplift_cli.demo.check import Checker, Findings
 from uplift_cli.demo.embedded import DemoStack
 from uplift_cli.demo.errors import StepFailed
 from uplift_cli.demo.platform import JobView, Platform
-from uplift_cli.demo.requests import Caller
+from uplift_cli.demo.requests import PAUSE_MAX, Caller
 from uplift_cli.demo.verdict import Claim, about_data
 
 RELEASES = (("mod-users", ("1.0.0", "1.1.0", "2.0.0", "2.1.0", "3.0.0")), ("mod-loans", ("1.0.0",)))
@@ -72,7 +73,9 @@ class Scenario:
         board.enter(f"{len(self._tenants)} tenants get mod-users 1.0.0 and mod-loans 1.0.0")
         for product, versions in RELEASES:
             for version in versions:
-                await platform.add_module(product, version)
+                # 2.0.0 is asked for the way back to 1.1.0; the others are undone from a copy.
+                undo = Undo.REVERSIBLE if version == "2.0.0" else Undo.SNAPSHOT
+                await platform.add_module(product, version, undo=undo)
         for tenant in self._tenants:
             await platform.add_tenant(tenant)
         views = await self._jobs(self._tenants, "mod-users-1.0.0", "mod-loans-1.0.0")
@@ -99,7 +102,7 @@ class Scenario:
         tenant = self._tenants[0]
         self._board.enter(f"mod-users 2.0.0 -> 3.0.0 for {tenant}: the migration fails half way")
         before = await self._checker.structure(tenant)
-        views = await self._jobs((tenant,), "mod-users-3.0.0", seconds=3)
+        views = await self._jobs((tenant,), "mod-users-3.0.0", seconds=3, let_others_be=True)
         self._require(f"the failed upgrade of {tenant} was rolled back", views, "rolled_back")
         self._board.say(f"{tenant}: {views[tenant].error}")
         after = await self._checker.structure(tenant)
@@ -141,16 +144,22 @@ class Scenario:
             back = await self._within(_JOB_WITHIN, self._parts_back)
             board.say(f"{', '.join(KILLED)} {'run again' if back else 'do not run again'}")
             self._claim("what was killed runs again", holds=back)
+            await asyncio.sleep(PAUSE_MAX)  # whoever was cut has been sent again by then
+            self._caller.kill_under_way = False
             views = await running
         finally:
             running.cancel()
-            # Longer than a client's longest pause: whoever was cut has noticed.
-            await asyncio.sleep(_STEADY)
             self._caller.kill_under_way = False
         self._require("the runs that were killed ended as done", views, "done")
         await self._check("after the kill")
 
-    async def _jobs(self, tenants: tuple[str, ...], *modules: str, seconds: float = 0) -> dict[str, JobView]:
+    async def _jobs(
+        self, tenants: tuple[str, ...], *modules: str, seconds: float = 0, let_others_be: bool = False
+    ) -> dict[str, JobView]:
+        """Bring tenants to modules at once and wait for the end; `let_others_be`: claim that nobody else was held."""
+        for state in self._board.tenants.values():
+            state.most_parked = 0
+
         async def one(tenant: str) -> JobView:
             state = self._board.tenants[tenant]
 
@@ -163,10 +172,16 @@ class Scenario:
             finally:
                 state.doing = ""
             state.versions = await self._platform.versions(tenant)
-            self._board.say(f"{tenant}: {' and '.join(modules)}: {view.outcome}, held for {view.held:.1f} s")
+            held = f"held for {view.held:.1f} s, {state.most_parked} requests seen waiting at once"
+            self._board.say(f"{tenant}: {' and '.join(modules)}: {view.outcome}, {held}")
             return view
 
-        return dict(zip(tenants, await asyncio.gather(*(one(tenant) for tenant in tenants)), strict=True))
+        views = dict(zip(tenants, await asyncio.gather(*(one(tenant) for tenant in tenants)), strict=True))
+        if let_others_be:
+            most = {name: state.most_parked for name, state in self._board.tenants.items() if name not in tenants}
+            held = ", ".join(f"{name} {number}" for name, number in most.items())
+            self._claim("meanwhile no request of another tenant was held", holds=not any(most.values()), detail=held)
+        return views
 
     async def _all_migrating(self) -> bool:
         return all(self._board.tenants[tenant].doing.startswith("migrating") for tenant in self._tenants)

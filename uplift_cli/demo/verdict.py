@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from uplift_cli.demo.board import TenantState
 from uplift_cli.demo.check import Findings
@@ -71,6 +72,31 @@ def table(tenants: dict[str, TenantState], findings: dict[str, Findings]) -> lis
         )
         for name, requests, failed, longest, repeated, counts in rows
     ]
+
+
+STEPS_HEAD = ("step", "requests", "failed", "longest wait")
+
+
+def steps_table(tenants: dict[str, TenantState]) -> list[tuple[str, ...]]:
+    """Requests by the step in which they were sent, in the order of the steps."""
+    records = sorted((record for state in tenants.values() for record in state.load.books.records), key=lambda each: each.began)
+    rows = list[tuple[str, ...]]()
+    for step in dict.fromkeys(record.step for record in records):
+        mine = [record for record in records if record.step == step]
+        bad, longest = sum(bool(record.failure) for record in mine), max(record.took for record in mine)
+        rows.append((step, str(len(mine)), str(bad), f"{longest:.1f} s"))
+    return rows
+
+
+def write_failures(path: Path, tenants: dict[str, TenantState], findings: dict[str, Findings]) -> None:
+    """All that went wrong with requests and rows, a line each; the messages show the first few only."""
+    lines = [
+        f"{name}\t{record.step}\t{record.kind}\t{record.began:.3f}\t{record.took:.3f}\t{record.repeats}\t{record.failure}"
+        for name, state in tenants.items()
+        for record in state.load.books.failures
+    ]
+    lines += [sentence for found in findings.values() for sentence in found.sentences]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def about_requests(tenants: dict[str, TenantState], *, writes: int, seconds: float) -> list[Claim]:

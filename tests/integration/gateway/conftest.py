@@ -43,6 +43,7 @@ PATIENCE = 15.0
 NOWHERE = "127.0.0.1:1"  # nothing listens there: Temporal is away
 QUICK = {"settle": 0.2, "grace": 5.0, "hold_max": 10.0, "sweep_interval": 5.0, "stop_grace": 0.2, "connect_timeout": 2.0}
 _numbers = itertools.count(1)
+_opened: list[asyncio.StreamWriter] = []
 
 
 def unique(word: str = "x") -> str:
@@ -219,7 +220,9 @@ class Site:
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection on which a test says exactly what it means."""
-        return await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        _opened.append(writer)
+        return reader, writer
 
 
 def _product(module: str) -> str:
@@ -230,7 +233,7 @@ def descriptor(module: str, **more: Any) -> dict[str, Any]:
     """A module that provides one interface of its product's name, at its version, with all paths below it."""
     product = _product(module)
     handlers = [{"methods": ["*"], "pathPattern": f"/{product}*", "permissionsRequired": []}]
-    version = ".".join(module[len(product) + 1 :].split("-")[0].split(".")[:2])
+    version = ".".join(module[len(product) + 1 :].partition("-")[0].split(".")[:2])
     return {"id": module, "provides": [{"id": product, "version": version, "handlers": handlers}], **more}
 
 
@@ -266,17 +269,23 @@ class Upstream:
     async def start(self, name: str = "") -> "Upstream":
         self.name = name
         server = web.Server(self._handle, handler_cancellation=True, access_log=None, auto_decompress=False)
-        self._runner = web.ServerRunner(server)
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0.1)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
-        self.url = site.name
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 
     async def stop(self) -> None:
         if self._runner is not None:
             self.gate.set()
             await self._runner.cleanup()
+
+
+async def _end(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+        await writer.wait_closed()
 
 
 class RawUpstream:
@@ -304,7 +313,7 @@ class RawUpstream:
                 await self._serve(reader, writer)
         finally:
             self._tasks.discard(task)
-            writer.close()
+            await _end(writer)
 
     async def stop(self) -> None:
         assert self._server is not None
@@ -383,6 +392,15 @@ async def new_site(postgres_dsn: Callable[[], str]) -> AsyncIterator[Callable[..
         await site.close()
         assert site.running is not None
         await asyncio.to_thread(site.running.stop)
+
+
+@pytest.fixture(autouse=True)
+async def _connections_end() -> AsyncIterator[None]:
+    yield
+    while _opened:
+        writer = _opened.pop()
+        writer.transport.abort()
+        await _end(writer)
 
 
 @pytest.fixture

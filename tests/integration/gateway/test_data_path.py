@@ -1,4 +1,4 @@
-"""The data path with real modules behind it: what goes through, unchanged and unbuffered, and what happens when somebody leaves."""
+"""The data path with real modules behind it: what goes through, unchanged and unbuffered, and what a departure does."""
 
 import asyncio
 import base64
@@ -159,7 +159,7 @@ async def test_answers_without_a_body_have_none(site: Any, upstream: Any, name: 
         writer.write(f"GET /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\n\r\n".encode())
         found = await head(reader)
         assert found.startswith(f"HTTP/1.1 {status} ".encode())
-        assert b'ETag: "a"' in found
+        assert b'etag: "a"' in found.lower()
         assert b"ransfer-" not in found
     writer.close()
 
@@ -317,7 +317,9 @@ async def test_the_admin_api_says_100_continue(site: Any, name: Any) -> None:
     tenant = name("t")
     body = json.dumps({"id": tenant})
     reader, writer = await site.connect()
-    writer.write(f"POST /_/proxy/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n".encode())
+    writer.write(
+        f"POST /_/proxy/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n".encode()
+    )
     assert await head(reader) == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(body.encode())
     assert b" 201 " in await head(reader)
@@ -362,7 +364,7 @@ async def test_bytes_in_a_path_that_are_no_ascii_are_a_400(site: Any, upstream: 
     tenant, product = await wired(site, name, upstream.url)
     reader, writer = await site.connect()
     writer.write(b"GET /" + product.encode() + b"/\xfc HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: " + tenant.encode() + b"\r\n\r\n")
-    assert (await head(reader)).startswith(b"HTTP/1.1 400 ")
+    assert b" 400 " in (await head(reader))[:20]
     assert upstream.requests == []
     writer.close()
 
@@ -374,7 +376,7 @@ async def test_two_lengths_of_one_body_are_refused(site: Any, upstream: Any, nam
         f"POST /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\nContent-Length: 4\r\n"
         "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n".encode()
     )
-    assert (await head(reader)).startswith(b"HTTP/1.1 400 ")
+    assert b" 400 " in (await head(reader))[:20]
     assert upstream.requests == []
     writer.close()
 
@@ -632,7 +634,9 @@ async def test_a_module_that_closes_in_mid_upload_does_not_get_the_rest_as_anoth
     assert [line.split(b" ")[0] for line in heads] == [b"GET", b"PUT"]
 
 
-async def test_an_answer_before_the_end_of_the_upload_reaches_the_client(site: Any, raw_upstream: Any, name: Any, until: Any) -> None:
+async def test_an_answer_before_the_end_of_the_upload_reaches_the_client(
+    site: Any, raw_upstream: Any, name: Any, until: Any
+) -> None:
     got = bytearray()
     over: list[bool] = []
 
@@ -648,7 +652,8 @@ async def test_an_answer_before_the_end_of_the_upload_reaches_the_client(site: A
     tenant, product = await wired(site, name, module.url)
     reader, writer = await site.connect()
     writer.write(
-        f"POST /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".encode()
+        f"POST /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".encode()
     )
     assert b" 413 " in await head(reader)
     assert await reader.readexactly(7) == b"too big"

@@ -1,0 +1,193 @@
+"""The whole embedded stack, as a user starts it, for the end-to-end tests; one for all of them."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RECORDER = Path(__file__).parent / "modules" / "recorder.py"
+UPLIFT = (sys.executable, "-m", "uplift_cli.main")
+PATIENCE = 60.0
+CONFIG = """
+[gateway]
+settle = 0.5
+grace = 3
+[deploy]
+retire_after = 1
+stop_grace = 2
+external_wait = 1
+health_wait = 20
+[init]
+quiet = 1
+connect_retry = 3
+"""
+_DIALECTS: dict[str, list[dict[str, Any]]] = {
+    "okapi1": [{"id": "_tenant", "version": "1.2"}],
+    "okapi2": [{"id": "_tenant", "version": "2.0"}],
+    "uplift": [{"id": "_tenantInit", "version": "1.0"}],
+}
+
+
+@dataclass
+class Stack:
+    """A running stack and its gateway's API."""
+
+    home: Path
+    url: str
+    process: asyncio.subprocess.Process
+    http: httpx.AsyncClient
+    log: Path
+    numbers: Any = field(default_factory=count)
+
+    async def ok(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        """One admin call that must succeed; connections that a killed gateway cut are made again."""
+        while True:
+            try:
+                answer = await self.http.request(method, path, json=body, headers=headers)
+                break
+            except httpx.TransportError:
+                continue
+        assert answer.status_code < 400, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    async def tenant(self) -> str:
+        """A new tenant."""
+        tenant = f"t{next(self.numbers)}"
+        await self.ok("POST", "/_/proxy/tenants", {"id": tenant})
+        return tenant
+
+    def product(self) -> str:
+        """A new product."""
+        return f"mod-rec{next(self.numbers)}"
+
+    def descriptor(
+        self, product: str, version: str, *, dialect: str = "okapi2", start: str = "", **uplift: Any
+    ) -> dict[str, Any]:
+        """A descriptor of the recorder, as a version of a product that answers `/<product>/…`."""
+        module = f"{product}-{version}"
+        entry = {"methods": ["POST"], "pathPattern": "/_/tenant"}
+        looks = [{"methods": ["GET", "DELETE"], "pathPattern": "/_/tenant/{id}"}]
+        gone = [{"methods": ["DELETE"], "pathPattern": "/_/tenant"}]
+        system = [
+            dict(interface, interfaceType="system", handlers=[entry, *looks] if dialect == "okapi2" else [entry, *gone, *looks])
+            for interface in _DIALECTS[dialect]
+        ]
+        handler = {"methods": ["*"], "pathPattern": f"/{product}/*", "permissionsRequired": []}
+        command = f"{sys.executable} {RECORDER} --id {module} --port %p --log {self.log} --dialect {dialect}"
+        return {
+            "id": module,
+            "provides": [{"id": product, "version": "1.0", "handlers": [handler]}, *system],
+            "launchDescriptor": {"exec": command + (f" --start {start}" if start else "")},
+            "metadata": {"uplift": {"undo": "module", **uplift}},
+        }
+
+    async def register(self, *descriptors: dict[str, Any]) -> None:
+        """Register modules."""
+        for descriptor in descriptors:
+            await self.ok("POST", "/_/proxy/modules", descriptor)
+
+    async def install(self, tenant: str, *modules: str, action: str = "enable", query: str = "") -> dict[str, Any]:
+        """Run a job and give it when it has ended."""
+        return await self.ended(await self.begin(tenant, *modules, action=action, query=query))
+
+    async def begin(self, tenant: str, *modules: str, action: str = "enable", query: str = "") -> str:
+        """Begin a job; gives its path."""
+        body = [{"id": module, "action": action} for module in modules]
+        answer = await self.http.post(f"/_/proxy/tenants/{tenant}/install?async=true&{query}", json=body)
+        assert answer.status_code == 201, answer.text
+        return answer.headers["Location"]
+
+    async def until(self, path: str, good: Callable[[Any], bool]) -> Any:
+        """A resource, when it is as wanted."""
+        async with asyncio.timeout(PATIENCE):
+            while not good(found := await self.ok("GET", path)):
+                await asyncio.sleep(0.03)
+        return found
+
+    async def ended(self, job: str) -> dict[str, Any]:
+        """A job when it has ended."""
+        found: dict[str, Any] = await self.until(job, lambda row: row["complete"])
+        return found
+
+    async def ask(self, tenant: str, path: str, method: str = "GET") -> httpx.Response:
+        """A tenant's request."""
+        return await self.http.request(method, path, headers={"X-Okapi-Tenant": tenant})
+
+    async def enabled(self, tenant: str) -> list[str]:
+        """Ids of a tenant's modules."""
+        return [item["id"] for item in await self.ok("GET", f"/_/proxy/tenants/{tenant}/modules")]
+
+    async def instances(self, module: str) -> list[dict[str, Any]]:
+        """Instances of a module."""
+        found: list[dict[str, Any]] = (await self.ok("GET", f"/_/versions/{module}"))["instances"]
+        return found
+
+    def recorded(self, module: str, *, path: str = "", event: str = "begin", tenant: str = "") -> list[dict[str, Any]]:
+        """What a recorder wrote down."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [
+            line
+            for line in lines
+            if (line["id"], line["event"]) == (module, event) and line["path"].startswith(path) and tenant in ("", line["tenant"])
+        ]
+
+    async def inits(self, module: str, tenant: str = "") -> list[Any]:
+        """Bodies of the tenant inits that a recorder got."""
+        found = await asyncio.to_thread(self.recorded, module, path="/_/tenant", tenant=tenant)
+        return [line["body"] for line in found if line["method"] == "POST"]
+
+    async def status(self) -> dict[str, dict[str, Any]]:
+        """Rows of `uplift status` by part."""
+        text = await asyncio.to_thread(
+            lambda: (
+                subprocess.run(
+                    (*UPLIFT, "status", "--home", str(self.home), "--json"), cwd=ROOT, capture_output=True, text=True, check=False
+                ).stdout
+            )
+        )
+        return {row["part"]: row for row in json.loads(text)["rows"]}
+
+    async def kill(self, *parts: str) -> None:
+        """kill -9."""
+        rows = await self.status()
+        for part in parts:
+            os.kill(rows[part]["pid"], signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+async def stack() -> AsyncIterator[Stack]:
+    """A stack on a fresh folder."""
+    home = Path(tempfile.mkdtemp(prefix="uplift-e2e-"))
+    config = home / "uplift.toml"
+    config.write_text(CONFIG)
+    with (home / "up.err").open("ab") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *UPLIFT, "up", "--home", str(home), "--port", "0", "--config", str(config),
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors,
+        )  # fmt: skip
+    assert process.stdout is not None
+    async with asyncio.timeout(PATIENCE):
+        line = (await process.stdout.readline()).decode()
+    assert line.startswith("ready: "), (home / "up.err").read_text()
+    url = line.removeprefix("ready: ").strip()
+    log = home / "recorder.jsonl"
+    log.touch()
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=httpx.Limits(max_connections=None)) as http:
+        yield Stack(home=home, url=url, process=process, http=http, log=log)
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE):
+        assert await process.wait() == 0
+    shutil.rmtree(home)

@@ -1,0 +1,426 @@
+"""What a request means for a tenant: Okapi's cases that need no repair, and the order of what is done."""
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+
+import pytest
+
+from upgrade_core.descriptors import Interface, ModuleDescriptor, Requirement
+from upgrade_core.errors import ResolutionError
+from upgrade_core.ids import product_of
+from upgrade_core.resolution import Decision, Verb, Wanted, resolve, upgrades
+
+
+def module(
+    module_id: str, provides: str = "", requires: str = "", optional: str = "", *, kind: str = "proxy"
+) -> ModuleDescriptor:
+    """A module from texts such as `inta=1.0,intb=2.0`; `1.0/2.0` are alternatives."""
+
+    def pairs(text: str) -> Iterable[tuple[str, str]]:
+        for item in filter(None, text.split(",")):
+            name, _, version = item.partition("=")
+            yield name, version.replace("/", " ")
+
+    return ModuleDescriptor(
+        id=module_id,
+        product=product_of(module_id),
+        provides=tuple(Interface(id=name, version=version, type=kind) for name, version in pairs(provides)),
+        requires=tuple(Requirement(id=name, version=version) for name, version in pairs(requires)),
+        optional=tuple(Requirement(id=name, version=version) for name, version in pairs(optional)),
+    )
+
+
+MODULES = {
+    "A1": module("moduleA-1.0.0", "int=1.0"),
+    "A11": module("moduleA-1.1.0", "int=1.1"),
+    "A111": module("moduleA-1.1.1", "int=1.1"),
+    "A2": module("moduleA-2.0.0", "int=2.0"),
+    "B": module("moduleB-1.0.0", "int=1.0"),
+    "C": module("moduleC-1.0.0", "int=1.1"),
+    "D1": module("moduleD-1.0.0", optional="int=1.0"),
+    "D11": module("moduleD-1.1.0", optional="int=1.1"),
+    "D2": module("moduleD-2.0.0", optional="int=2.0"),
+    "E1": module("moduleE-1.0.0", requires="int=1.0"),
+    "E11": module("moduleE-1.1.0", requires="int=1.1"),
+    "E2": module("moduleE-2.0.0", requires="int=2.0"),
+    "S1": module("st-1.0.0", "int=1.0"),
+    "S2": module("st-1.0.1", "int=2.0"),
+    "O1": module("ot-1.0.0", requires="int=1.0"),
+    "O2": module("ot-1.0.1", requires="int=2.0"),
+    "P1": module("prov-1.0.0", "i1=1.0"),
+    "P2": module("prov-1.0.1", "i1=2.0"),
+    "inta": module("modA-1.0.0", "inta=1.0"),
+    "B32": module("modB-1.0.0", requires="inta=2.0"),
+    "C32": module("modC-1.0.0", requires="inta=2.0"),
+    "A41": module("modA-1.0.0", "inta=1.0", "intb=1.0"),
+    "B41": module("modB-1.0.0", "intb=1.0", "inta=1.0"),
+    "A42": module("modA-1.0.0", "inta=1.0", optional="intb=1.0"),
+    "okapi": module("okapi-7.0.0", "okapi=1.0"),
+    "M45": module("modA-1.0.0", requires="okapi=1.0"),
+    "mux": module("mux-1.0.0", "myint=1.0"),
+    "mul1": module("mul1-1.0.0", "myint=1.0", kind="multiple"),
+    "mul2": module("mul2-1.0.0", "myint=1.0", kind="multiple"),
+    "M51": module("mod-1.0.0", requires="unknown1=1.0,unknown2=1.0"),
+    "L1": module("level1-1.0.0", "l1=1.0"),
+    "L2": module("level2-1.0.0", "l2=1.0"),
+}
+
+
+def run(
+    available: str, enabled: str, request: str, *, reinstall: bool = False, check: bool = True, purgeable: str = ""
+) -> tuple[str, ...]:
+    """Resolve texts in the notation of the cases: `+x` enable, `-x` disable; the answer also `x<y` upgrade and `=x` uptodate."""
+    here = {descriptor.id: descriptor for key, descriptor in MODULES.items() if key in available.split()}
+    names = {descriptor.id: key for key, descriptor in MODULES.items() if key in available.split()}
+
+    def wanted(item: str) -> Wanted:
+        name = item[1:]
+        return Wanted(
+            id=MODULES[name].id if name in MODULES else name, verb=Verb.ENABLE if item.startswith("+") else Verb.DISABLE
+        )
+
+    def line(decision: Decision) -> str:
+        name = names[decision.module]
+        if decision.action == "enable" and decision.module_from is not None:
+            return f"{name}<{names[decision.module_from]}"
+        return {"enable": "+", "disable": "-", "uptodate": "="}[decision.action] + name
+
+    decisions = resolve(
+        tuple(wanted(item) for item in request.split()),
+        enabled=tuple(MODULES[key].id for key in enabled.split()),
+        catalogue=here,
+        reinstall=reinstall,
+        check=check,
+        purgeable=frozenset(MODULES[key].id for key in purgeable.split()),
+    )
+    return tuple(line(decision) for decision in decisions)
+
+
+@pytest.mark.parametrize(
+    ("case", "available", "enabled", "request_", "result"),
+    [
+        (1, "A1 B C A11 E11", "A1", "+A1", "=A1"),
+        (6, "A1 B C A11 D1", "A1", "+A11", "A11<A1"),
+        (8, "A1 B C A11 D1 E1", "A1", "+E1", "+E1"),
+        (9, "A1 A11 D1 D11 E1", "", "+D1", "+D1"),
+        (12, "A1 A11 D1 D11", "A1 D1", "+A11", "A11<A1"),
+        (20, "A1 A2 E1 E2", "A1 E1", "+E2 +A2", "A2<A1 E2<E1"),
+        (20, "A1 A2 E1 E2", "A1 E1", "+A2 +E2", "A2<A1 E2<E1"),
+        (21, "A1 B C A11 E1", "", "+E1 +A1", "+A1 +E1"),
+        (22, "A1 B C A11 E1", "", "+moduleE +moduleB", "+B +E1"),
+        (31, "A1", "", "+A1 +A1", "+A1 =A1"),
+        (37, "S1 S2 O1 O2", "O1 S1", "+ot +st", "S2<S1 O2<O1"),
+        (39, "S1 S2 O1 O2", "O2 S2", "+O1 +S1", "S1<S2 O1<O2"),
+        (42, "A42 B41", "", "+B41 +A42", "+A42 +B41"),
+        (42, "A42 B41", "A42 B41", "-A42 -B41", "-B41 -A42"),
+        (45, "M45 okapi", "okapi", "+M45", "+M45"),
+        (49, "mux mul1 mul2", "", "+mux +mul1 +mul2", "+mux +mul1 +mul2"),
+        (49, "mux mul1 mul2", "", "+mul2 +mux +mul1", "+mul2 +mux +mul1"),
+    ],
+)
+def test_okapis_cases_that_need_no_repair(case: int, available: str, enabled: str, request_: str, result: str) -> None:
+    """Requirements B3, B7, E8."""
+    assert run(available, enabled, request_) == tuple(result.split())
+
+
+@pytest.mark.parametrize(
+    ("case", "available", "enabled", "request_", "message"),
+    [
+        (4, "A1 B C A11 E1", "A1", "+B", "Multiple modules moduleA-1.0.0, moduleB-1.0.0 provide interface int"),
+        (5, "A1 B C A11 E1", "A1", "+B +A1", "Multiple modules moduleA-1.0.0, moduleB-1.0.0 provide interface int"),
+        (
+            10,
+            "A1 D1 D11 E1",
+            "A1",
+            "+D11",
+            "Incompatible version for module moduleD-1.1.0 interface int. Need 1.1. Have 1.0/moduleA-1.0.0",
+        ),
+        (23, "A1", "", "+B", "Module moduleB-1.0.0 not found"),
+        (29, "A1", "", "-A1", "Module moduleA-1.0.0 not found"),
+        (
+            32,
+            "inta B32 C32",
+            "",
+            "+inta +B32 +C32",
+            (
+                "Incompatible version for module modB-1.0.0 interface inta. Need 2.0. Have 1.0/modA-1.0.0. "
+                "Incompatible version for module modC-1.0.0 interface inta. Need 2.0. Have 1.0/modA-1.0.0"
+            ),
+        ),
+        (33, "P1 P2", "", "+P1 +P2", "Cannot remove module prov-1.0.0 which is explicitly given"),
+        (33, "P1 P2", "", "+P2 +P1", "Cannot remove module prov-1.0.1 which is explicitly given"),
+        (
+            36,
+            "S1 S2 O1 O2",
+            "O1 S1",
+            "+O1 +S2",
+            "Incompatible version for module ot-1.0.0 interface int. Need 1.0. Have 2.0/st-1.0.1",
+        ),
+        (41, "A41 B41", "", "+A41 +B41", "Some modules cannot be topological sorted: modA-1.0.0, modB-1.0.0"),
+        (45, "M45", "", "+M45", "interface okapi required by module modA-1.0.0 not found"),
+        (48, "L1 L2", "", "+L1 -L2", "Module level2-1.0.0 not found"),
+        (
+            51,
+            "M51",
+            "",
+            "+M51",
+            (
+                "interface unknown1 required by module mod-1.0.0 not found. "
+                "interface unknown2 required by module mod-1.0.0 not found"
+            ),
+        ),
+    ],
+)
+def test_okapis_refusals_that_need_no_repair(case: int, available: str, enabled: str, request_: str, message: str) -> None:
+    with pytest.raises(ResolutionError) as caught:
+        run(available, enabled, request_)
+    assert str(caught.value) == message
+
+
+def test_case_2_a_module_that_is_up_to_date_runs_again_with_reinstall() -> None:
+    assert run("A1", "A1", "+A1", reinstall=True) == ("A1<A1",)
+
+
+def test_reinstall_of_a_module_given_twice_runs_once() -> None:
+    assert run("A1", "A1", "+A1 +A1", reinstall=True) == ("A1<A1", "=A1")
+
+
+def test_reinstall_of_what_is_not_enabled_is_an_install() -> None:
+    assert run("A1", "", "+A1", reinstall=True) == ("+A1",)
+
+
+def test_case_51_without_the_check_is_enabled() -> None:
+    assert run("M51", "", "+M51", check=False) == ("+M51",)
+
+
+def test_without_the_check_the_order_is_the_requests() -> None:
+    assert run("A1 E1", "", "+E1 +A1", check=False) == ("+E1", "+A1")
+
+
+def test_without_the_check_modules_that_require_each_other_are_enabled() -> None:
+    assert run("A41 B41 M51", "", "+M51 +A41 +B41", check=False) == ("+M51", "+A41", "+B41")
+
+
+def test_case_52_the_provider_is_first_and_the_others_are_in_request_order() -> None:
+    users = [module(f"user{number}-1.0.0", requires="i1=1.0") for number in range(20)]
+    provider = module("provider-1.0.0", "i1=1.0")
+    catalogue = {descriptor.id: descriptor for descriptor in (*users, provider)}
+    wanted = tuple(Wanted(id=descriptor.id) for descriptor in (*reversed(users), provider))
+    found = resolve(wanted, enabled=(), catalogue=catalogue)
+    assert [decision.module for decision in found] == [provider.id, *(user.id for user in reversed(users))]
+
+
+def test_a_newest_version_may_be_a_pre_release() -> None:
+    catalogue = {text: module(text) for text in ("m-1.0.0", "m-1.1.0-SNAPSHOT.9", "m-1.1.0-SNAPSHOT.10", "n-9.0.0")}
+    assert resolve((Wanted(id="m"),), enabled=(), catalogue=catalogue) == (
+        Decision(action="enable", module="m-1.1.0-SNAPSHOT.10"),
+    )
+
+
+def test_a_product_that_nobody_registered_is_not_found() -> None:
+    with pytest.raises(ResolutionError, match=r"^Module other not found$"):
+        run("A1", "", "+other")
+
+
+def test_a_product_alone_is_disabled_in_the_version_that_is_enabled() -> None:
+    assert run("A1 A11", "A1", "-moduleA") == ("-A1",)
+
+
+def test_another_version_than_the_enabled_one_cannot_be_disabled() -> None:
+    with pytest.raises(ResolutionError, match=r"^Module moduleA-1.1.0 not found$"):
+        run("A1 A11", "A1", "-A11")
+
+
+def test_a_disable_that_leaves_a_requirement_unmet_is_refused() -> None:
+    with pytest.raises(ResolutionError, match=r"^interface int required by module moduleE-1.0.0 not found$"):
+        run("A1 E1", "A1 E1", "-A1")
+
+
+def test_a_disable_that_an_optional_interface_used_is_fine() -> None:
+    assert run("A1 D1", "A1 D1", "-A1") == ("-A1",)
+
+
+def test_dependents_are_disabled_before_their_providers() -> None:
+    assert run("A1 E1", "A1 E1", "-A1 -E1") == ("-E1", "-A1")
+
+
+def test_an_old_provider_goes_after_its_user_has_moved_on() -> None:
+    old, new = module("old-1.0.0", "i=1.0"), module("new-1.0.0", "j=1.0")
+    one, two = module("user-1.0.0", requires="i=1.0"), module("user-2.0.0", requires="j=1.0")
+    found = resolve(
+        (Wanted(id=old.id, verb=Verb.DISABLE), Wanted(id=two.id), Wanted(id=new.id)),
+        enabled=(old.id, one.id),
+        catalogue={descriptor.id: descriptor for descriptor in (old, new, one, two)},
+    )
+    assert [(decision.action, decision.module) for decision in found] == [
+        ("enable", new.id),
+        ("enable", two.id),
+        ("disable", old.id),
+    ]
+
+
+def test_the_same_module_can_go_away_and_come_back_in_one_request() -> None:
+    assert run("A1 E1", "A1 E1", "-A1 +A1") == ("-A1", "+A1")
+
+
+def test_lines_of_one_product_stay_in_their_order() -> None:
+    """Or the product that was asked for last would be disabled in the end."""
+    assert run("A1 A11 E1", "A1 E1", "-A1 +A11") == ("-A1", "+A11")
+
+
+def test_what_is_asked_for_is_not_disabled_by_the_same_request() -> None:
+    with pytest.raises(ResolutionError, match=r"^Cannot remove module moduleA-1.0.0 which is explicitly given$"):
+        run("A1", "", "+A1 -A1")
+
+
+def test_data_of_a_disabled_module_can_be_purged() -> None:
+    """Requirement B4: purging is asked for by itself."""
+    assert run("A1", "", "-A1", purgeable="A1") == ("-A1",)
+    assert run("A1", "", "-moduleA", purgeable="A1") == ("-A1",)
+    with pytest.raises(ResolutionError, match=r"^Module moduleA-1.0.0 not found$"):
+        run("A1", "", "-A1")
+
+
+def test_data_is_purged_once() -> None:
+    with pytest.raises(ResolutionError, match=r"^Module moduleA-1.0.0 not found$"):
+        run("A1", "", "-A1 -A1", purgeable="A1")
+    with pytest.raises(ResolutionError, match=r"^Module moduleA-1.0.0 not found$"):
+        run("A1", "A1", "-A1 -A1", purgeable="A1")
+
+
+def test_the_data_of_an_enabled_module_is_not_purged_under_an_older_id() -> None:
+    with pytest.raises(ResolutionError, match=r"^Module moduleA-1.0.0 not found$"):
+        run("A1 A11", "A11", "-A1", purgeable="A1")
+
+
+def test_the_disable_of_what_another_module_provides_now_waits_for_nobody() -> None:
+    assert run("A1 B E1", "B E1", "-A1 +E1", purgeable="A1") == ("-A1", "=E1")
+
+
+def test_all_reasons_are_told_at_once() -> None:
+    with pytest.raises(ResolutionError) as caught:
+        run("A1", "", "+B -A1 +other")
+    assert caught.value.reasons == (
+        "Module moduleB-1.0.0 not found",
+        "Module moduleA-1.0.0 not found",
+        "Module other not found",
+    )
+
+
+def test_enabled_modules_that_require_each_other_can_move_together() -> None:
+    one, two = module("one-1.0.0", "a=1.0", "b=1.0"), module("two-1.0.0", "b=1.0", "a=1.0")
+    one2, two2 = module("one-2.0.0", "a=2.0", "b=2.0"), module("two-2.0.0", "b=2.0", "a=2.0")
+    fresh = module("fresh-1.0.0", requires="a=2.0")
+    found = resolve(
+        tuple(Wanted(id=descriptor.id) for descriptor in (fresh, one2, two2)),
+        enabled=(one.id, two.id),
+        catalogue={descriptor.id: descriptor for descriptor in (one, two, one2, two2, fresh)},
+    )
+    assert found[0].module == one2.id
+    assert {decision.module for decision in found} == {one2.id, two2.id, fresh.id}
+
+
+def test_new_modules_behind_a_circle_are_named_with_it() -> None:
+    behind = module("behind-1.0.0", requires="inta=1.0")
+    catalogue = {descriptor.id: descriptor for descriptor in (MODULES["A41"], MODULES["B41"], behind)}
+    with pytest.raises(ResolutionError, match=r"sorted: behind-1.0.0, modA-1.0.0, modB-1.0.0$"):
+        resolve(tuple(Wanted(id=found) for found in catalogue), enabled=(), catalogue=catalogue)
+
+
+def test_enabled_modules_that_nobody_registered_do_not_break_a_request() -> None:
+    found = resolve((Wanted(id="moduleA"),), enabled=("gone-1.0.0",), catalogue={"moduleA-1.0.0": MODULES["A1"]})
+    assert found == (Decision(action="enable", module="moduleA-1.0.0"),)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "catalogue", "wanted"),
+    [
+        (("a-1.0.0", "b-1.0.0"), ("a-1.0.0", "a-1.1.0", "a-1.0.1", "b-1.0.0", "c-1.0.0"), ("a-1.1.0",)),
+        (("b-1.0.0", "a-1.0.0"), ("a-2.0.0", "b-2.0.0-rc.1", "a-1.0.0", "b-1.0.0"), ("a-2.0.0", "b-2.0.0-rc.1")),
+        (("a-2.0.0",), ("a-1.0.0",), ()),
+        (("a-1.0.0",), (), ()),
+        ((), ("a-1.0.0",), ()),
+    ],
+)
+def test_an_upgrade_asks_for_the_newest_of_every_enabled_product(
+    enabled: tuple[str, ...], catalogue: tuple[str, ...], wanted: tuple[str, ...]
+) -> None:
+    """Requirement B7."""
+    assert upgrades(enabled, {text: module(text) for text in catalogue}) == tuple(Wanted(id=text) for text in wanted)
+
+
+def test_case_47_an_upgrade_of_all_needs_versions_that_fit() -> None:
+    """Requirement B7: one operation for all modules of a tenant."""
+    modules = [
+        module("basic-1.0.0-alpha", "bint=1.0"),
+        module("sample-1.2.0", requires="bint=1.0"),
+        module("sample-1.3.0", requires="bint=1.0"),
+        module("basic-2.0.0", "bint=2.0"),
+    ]
+    enabled = ("basic-1.0.0-alpha", "sample-1.2.0")
+    catalogue = {descriptor.id: descriptor for descriptor in modules}
+    with pytest.raises(ResolutionError, match=r"Need 1.0. Have 2.0/basic-2.0.0$"):
+        resolve(upgrades(enabled, catalogue), enabled=enabled, catalogue=catalogue)
+    catalogue["sample-2.0.0"] = module("sample-2.0.0", requires="bint=2.0")
+    assert resolve(upgrades(enabled, catalogue), enabled=enabled, catalogue=catalogue) == (
+        Decision(action="enable", module="basic-2.0.0", module_from="basic-1.0.0-alpha"),
+        Decision(action="enable", module="sample-2.0.0", module_from="sample-1.2.0"),
+    )
+
+
+def test_the_answer_does_not_depend_on_the_order_of_the_catalogue_or_of_what_is_enabled() -> None:
+    keys = ("S1", "S2", "O1", "O2", "D2")
+    wanted = (Wanted(id="ot"), Wanted(id="moduleD"), Wanted(id="st"))
+    answers = {
+        resolve(
+            wanted,
+            enabled=enabled,
+            catalogue={MODULES[key].id: MODULES[key] for key in order},
+        )
+        for order in itertools.permutations(keys)
+        for enabled in itertools.permutations((MODULES["O1"].id, MODULES["S1"].id))
+    }
+    assert len(answers) == 1
+
+
+def test_reasons_do_not_depend_on_the_order_of_the_catalogue_or_of_what_is_enabled() -> None:
+    def reasons(catalogue: Mapping[str, ModuleDescriptor], enabled: tuple[str, ...]) -> tuple[str, ...]:
+        with pytest.raises(ResolutionError) as caught:
+            resolve((Wanted(id="moduleE-2.0.0"), Wanted(id="mod-1.0.0")), enabled=enabled, catalogue=catalogue)
+        return caught.value.reasons
+
+    keys = ("A1", "B", "E2", "M51", "D2")
+    found = {
+        reasons({MODULES[key].id: MODULES[key] for key in order}, enabled)
+        for order in itertools.permutations(keys)
+        for enabled in itertools.permutations((MODULES["A1"].id, MODULES["B"].id, MODULES["D2"].id))
+    }
+    assert len(found) == 1
+    assert len(found.pop()) == 5
+
+
+def test_the_answer_does_not_depend_on_the_hash_seed() -> None:
+    program = (
+        "from upgrade_core.descriptors import parse_descriptor\n"
+        "from upgrade_core.resolution import Verb, Wanted, resolve\n"
+        "from upgrade_core.plan import build_plan\n"
+        "def m(i, p=(), r=()):\n"
+        "    return parse_descriptor({'id': i, 'provides': [{'id': n, 'version': '1.0'} for n in p],\n"
+        "                             'requires': [{'id': n, 'version': '1.0'} for n in r]})\n"
+        "every = [m('a-1.0.0', ['x', 'y']), m('b-1.0.0', ['z'], ['x', 'y']), m('c-1.0.0', [], ['z', 'x']), m('d-1.0.0')]\n"
+        "catalogue = {d.id: d for d in every}\n"
+        "wanted = tuple(Wanted(id=p) for p in 'dcba') + (Wanted(id='e', verb=Verb.DISABLE),)\n"
+        "found = resolve(wanted, enabled=(), purgeable=frozenset(['e-1.0.0', 'e-1.0', 'f-1.0']), catalogue=catalogue)\n"
+        "print(found, build_plan(found, enabled=(), data_versions={}, catalogue=catalogue))\n"
+    )
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True
+        ).stdout
+        for seed in ("0", "1", "2", "3")
+    }
+    assert len(answers) == 1
+    assert answers.pop()
