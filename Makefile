@@ -50,7 +50,7 @@ soak: setup  ## The long tests
 
 .PHONY: docs
 docs: setup  ## Write the reference pages that come from the code
-	@$(BIN)/uplift config --reference > docs/reference/settings.md
+	@$(BIN)/python docs/generate.py
 
 .PHONY: lock
 lock: setup  ## Resolve the dependencies anew

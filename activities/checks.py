@@ -55,6 +55,8 @@ class CheckActivities(CheckSteps):
             dsn, schema = self._place(subject, request.tenant)
             undo = change.undo or (Undo.SNAPSHOT if dsn else Undo.MODULE)
             copies = undo is Undo.SNAPSHOT and calls_init and change.kind is not Kind.DISABLE
+            if undo is Undo.SNAPSHOT and not copies:
+                undo = Undo.MODULE
             warnings: tuple[str, ...] = ()
             if copies:
                 await self._check_copy(subject, dsn, schema)

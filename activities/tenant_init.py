@@ -6,6 +6,7 @@ asks once more only when the first is over for sure and doing it again is harmle
 
 import asyncio
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from temporalio import activity
 from temporalio.client import Client
@@ -127,7 +128,7 @@ class TenantInitActivities(TenantInitSteps):
                     return UndoResult(done=False, left=(running,))
                 result = await self._take_back(request)
                 if result.done:
-                    if checked.undo is not Undo.MODULE:
+                    if checked.undo not in (Undo.MODULE, Undo.COMPATIBLE):
                         await self._gateway.set_data_version(request.job, change.product, change.version_from)
                     if intent.state != "ended":
                         await self._report(request, InitReport(state="ended", subject=change.subject, outcome="undone"))
@@ -172,6 +173,8 @@ class TenantInitActivities(TenantInitSteps):
                 answer = read_answer(
                     module, call, status=response.status_code, location=response.headers.get("Location"), body=response.text
                 )
+                # A module may build the job's address from the X-Okapi-Url that it was given.
+                answer = replace(answer, job_path=answer.job_path.removeprefix(urlsplit(url).path))
             if answer.effect is not Effect.RETRY or asyncio.get_running_loop().time() > deadline:
                 break
             await asyncio.sleep(1)

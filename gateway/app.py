@@ -112,7 +112,7 @@ class Gateway:
     def _check_token(self, request: web.BaseRequest) -> None:
         if self._token:
             given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), self._token.encode()):
+            if not hmac.compare_digest(given.encode(errors="replace"), self._token.encode()):
                 raise ApiError(401, "this gateway asks for the admin API's bearer token (gateway.token_file)")
 
     async def _read(self, request: web.BaseRequest) -> str:

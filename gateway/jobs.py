@@ -160,13 +160,17 @@ class Jobs:
         )
 
     async def finish(self, job: str, request: FinishRequest) -> None:
-        """End a job and let the tenant's next one take its turn."""
-        status = "done" if request.outcome.startswith("done") else "error"
+        """End a job and let the tenant's next one take its turn. A hold that it leaves behind is named: none opens itself."""
+        errors, outcome = request.errors, request.outcome
+        left = sorted(link.hold_id for link in self._platform.table.links() if link.holder == job)
+        if left:
+            text = f"still held, and it stays so until a person opens it: {', '.join(left)}"
+            errors, outcome = (*errors, Notice(message=text, type="StillHeld", code="still_held")), "rollback_failed"
         await self._platform.jobs.finish(
             job,
-            status=status,
-            outcome=request.outcome,
-            errors=[notice.model_dump(mode="json", by_alias=True) for notice in request.errors],
+            status="done" if outcome.startswith("done") else "error",
+            outcome=outcome,
+            errors=[notice.model_dump(mode="json", by_alias=True) for notice in errors],
             warnings=[notice.model_dump(mode="json", by_alias=True) for notice in request.warnings],
         )
         self._tell_ended(job)

@@ -19,6 +19,10 @@ from uplift_settings import SecretError, Settings, SettingsError, load, read_sec
 _log = logging.getLogger("gateway")
 _START_WAIT = 30.0
 """Seconds to wait at start for Postgres, and for the lock of a gateway that died a moment ago."""
+_AWAY_WAIT = 600.0
+"""Seconds that Postgres may be away while the data path goes on."""
+_LOCK_WAIT = 5.0
+"""Seconds to wait for our own lock when Postgres is back; somebody who holds it longer is another gateway."""
 
 
 def main() -> None:
@@ -61,7 +65,7 @@ async def _serve(settings: Settings) -> int:
     _log.info("gateway listens on %s", platform.url)
     code = 0
     try:
-        await _until_stopped(stop, database)
+        await _until_stopped(stop, platform)
     except DatabaseError as error:
         _log.error("%s", error)
         code = 1
@@ -70,12 +74,13 @@ async def _serve(settings: Settings) -> int:
     return code
 
 
-async def _until_stopped(stop: asyncio.Event, database: Database) -> None:
+async def _until_stopped(stop: asyncio.Event, platform: Platform) -> None:
     """Wait for a signal; take the replica's lock again whenever Postgres was away.
 
     Raises:
         DatabaseError: Postgres stayed away, or another gateway has the lock.
     """
+    database = platform.database
     stopped = asyncio.create_task(stop.wait())
     while not stop.is_set():
         lost = asyncio.create_task(database.lost.wait())
@@ -83,10 +88,12 @@ async def _until_stopped(stop: asyncio.Event, database: Database) -> None:
         lost.cancel()
         if not stop.is_set():
             _log.warning("the connection to the gateway's database is gone; connecting again")
-            relock = asyncio.create_task(database.relock(wait=600))
+            relock = asyncio.create_task(database.relock(wait=_AWAY_WAIT, lock_wait=_LOCK_WAIT))
             await asyncio.wait({stopped, relock}, return_when=asyncio.FIRST_COMPLETED)
             if relock.done():
                 relock.result()
+                with contextlib.suppress(DatabaseError):  # away again: so are we
+                    await platform.refresh()
                 _log.info("the gateway's database is back")
             else:
                 relock.cancel()

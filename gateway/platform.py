@@ -51,6 +51,14 @@ class Platform:
             link.hold, link.hold_id, link.holder = Hold(row.state), row.id, row.job or ""
             link.since = row.since.isoformat()
 
+    async def refresh(self) -> None:
+        """Learn what was committed while the database went away and the commit's answer was lost."""
+        for tenant in await self.registry.tenants():
+            self.table.tenants[tenant.id] = tenant
+        for instance in await self.instances.all():
+            self.table.put_instance(instance)
+        self.tell_instances_changed()
+
     def tell_instances_changed(self) -> None:
         """Wake those who wait for an instance to come or go."""
         self.instances_changed.set()

@@ -68,7 +68,7 @@ def resolve(
         ResolutionError: With every reason at once.
     """
     working = {product_of(module): module for module in enabled}
-    left = {product_of(module): module for module in sorted(purgeable) if product_of(module) not in working}
+    left = {product_of(module): module for module in sorted(purgeable)}
     explicit: dict[str, str] = {}
     decisions: list[Decision] = []
     reasons: list[str] = []

@@ -21,7 +21,7 @@ def config(config: Path | None, reference: bool) -> None:
     settings file, else it has its default. Secrets are references (`env:NAME`, `file:PATH`): none is shown.
     """
     if reference:
-        click.echo(_markdown())
+        click.echo(reference_page())
         return
     print_table(
         ("key", "value", "source", "meaning"),
@@ -29,7 +29,8 @@ def config(config: Path | None, reference: bool) -> None:
     )
 
 
-def _markdown() -> str:
+def reference_page() -> str:
+    """The page of all settings, as Markdown (`docs/reference/settings.md`)."""
     lines = ["# Settings", "", "Written by `make docs`.", "", "| key | variable | default | meaning |", "|---|---|---|---|"]
     lines += (
         f"| `{key}` | `UPLIFT_{key.upper().replace('.', '__')}` | `{default!r}` | {meaning} |"

@@ -31,7 +31,7 @@ with workflow.unsafe.imports_passed_through():
     from upgrade_core.ids import step_key
     from upgrade_core.plan import STEPS, Change, Kind, Step
     from upgrade_core.runs import GROUP_CHANGE, GroupRequest, GroupResult
-    from workflows.undo import FAILURES, UndoStack, kind_of, reason_of, shielded
+    from workflows.undo import FAILURES, UndoStack, kind_of, reason_of, shielded, stop_if_aborted
 
 _PHASE = SearchAttributeKey.for_keyword("UpliftPhase")
 _PHASES = {
@@ -110,11 +110,13 @@ class GroupChange:
             for change in changes:
                 if change.version_to is not None or change.kind is Kind.PURGE:
                     await self._acquire(change)
+        stop_if_aborted()
         self._undo.push("RESUME on the old version", self._resume_old)
         await self._step(GatewaySteps.update, Step.UPDATE, self._group())
         for change in changes:
             checked = self._checked[change.product]
             if checked.copies:
+                stop_if_aborted()
                 self._enter(Step.SNAPSHOT)
                 await workflow.execute_activity_method(
                     SnapshotSteps.take, self._checked_change(change), summary=f"copy {checked.schema}", **options.COPY
@@ -131,6 +133,7 @@ class GroupChange:
     async def _acquire(self, change: Change) -> None:
         if not self._checked[change.product].needs_instance:
             return
+        stop_if_aborted()
         request = self._change(change)
         self._enter(Step.ACQUIRE)
 
@@ -148,6 +151,7 @@ class GroupChange:
     async def _init(self, change: Change) -> None:
         checked, request = self._checked[change.product], self._checked_change(change)
         undo_request = request
+        stop_if_aborted()
         self._enter(Step.INIT)
 
         async def undo_init() -> None:
@@ -167,6 +171,7 @@ class GroupChange:
             state: InitState = await workflow.execute_activity_method(
                 TenantInitSteps.start, request, summary=f"init {checked.init_module}", **options.INIT
             )
+            stop_if_aborted()
             if state.effect == "follow":
                 state = await workflow.execute_activity_method(
                     TenantInitSteps.follow,
@@ -186,6 +191,7 @@ class GroupChange:
             raise ApplicationError(message, type=kind, non_retryable=True)
 
     async def _verify(self, change: Change) -> None:
+        stop_if_aborted()
         self._enter(Step.VERIFY)
         verdict = await workflow.execute_activity_method(
             CheckSteps.verify, self._checked_change(change), summary=f"verify {change.subject}", **options.VERIFY
@@ -196,6 +202,7 @@ class GroupChange:
 
     async def _switch(self) -> None:
         """After this nothing is undone by itself: users have written. So it is not cut by a cancel either."""
+        stop_if_aborted()
         await shielded(self._step(GatewaySteps.switch, Step.SWITCH, self._group()))
         self._undo = UndoStack()
 

@@ -13,7 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from upgrade_core.plan import Change, Group
     from upgrade_core.runs import TENANT_JOB, GroupRequest, TenantJobRequest
     from workflows.group_change import GroupChange
-    from workflows.undo import FAILURES, kind_of, reason_of, shielded
+    from workflows.undo import FAILURES, kind_of, reason_of, shielded, stop_if_aborted
 
 _PHASE = SearchAttributeKey.for_keyword("UpliftPhase")
 _TENANT = SearchAttributeKey.for_keyword("UpliftTenant")
@@ -71,6 +71,7 @@ class TenantJob:
                     if (stop and not begun.ignore_errors) or not well.issuperset(group.after):
                         self._states[group.key] = "not started"
                         return
+                    stop_if_aborted()
                     await self._group(begun, group)
                     well.add(group.key)
             except FAILURES as error:
@@ -91,6 +92,7 @@ class TenantJob:
         ]
         try:
             await asyncio.gather(*tasks)
+            stop_if_aborted()
         except FAILURES:
             # Cancelled groups undo what they did; the job has not ended before the last of them has.
             await shielded(_ended(tasks))

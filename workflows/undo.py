@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, FailureError
 
 _Result = TypeVar("_Result")
@@ -22,6 +23,16 @@ async def shielded(work: Coroutine[Any, Any, _Result]) -> _Result:
             if task.cancelled():
                 raise
     return task.result()
+
+
+def stop_if_aborted() -> None:
+    """Raise if a cancel was asked for: a step that completed in spite of it has swallowed the exception.
+
+    Raises:
+        asyncio.CancelledError: It was.
+    """
+    if workflow.cancellation_reason() is not None:
+        raise asyncio.CancelledError
 
 
 class UndoStack:

@@ -158,7 +158,10 @@ def _passes(module: ModuleDescriptor, query: dict[str, str], pre_release: str, n
     if not _visible(module, pre_release, npm):
         return False
     if (wanted := query.get("filter")) is not None:
-        product, version = split_module_id(wanted)
+        try:
+            product, version = split_module_id(wanted)
+        except UpliftError as error:
+            raise ApiError(400, f"Bad value for parameter filter: {error}") from error
         own_version = split_module_id(module.id)[1] or ""
         if product != module.product:
             return False

@@ -13,6 +13,14 @@ from asyncpg.pool import PoolConnectionProxy
 _MIGRATION_LOCK = 0x55504C49_4654_0001
 _REPLICA_LOCK = 0x55504C49_4654_0002
 _RETRY = 0.2
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # it stops, starts or crashed
+    asyncpg.InsufficientResourcesError,
+)
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
@@ -47,21 +55,23 @@ class Database:
             DatabaseError: Postgres does not answer.
         """
         deadline = asyncio.get_running_loop().time() + wait
-        self._lock = await self._connect(deadline)
-        await self._take_lock(self._lock, deadline)
+        self._lock = await self._locked(deadline, wait)
         await _migrate(self._lock)
         self._lock.add_termination_listener(lambda *_: self.lost.set())
         self._pool = await asyncpg.create_pool(self._dsn, min_size=1, max_size=self._size, init=_prepare, command_timeout=30)
 
-    async def relock(self, *, wait: float) -> None:
-        """Take the lock again after Postgres was away.
+    async def relock(self, *, wait: float, lock_wait: float) -> None:
+        """Take the lock again after Postgres was away. Until then nothing is read or written: another gateway may have it.
+
+        Args:
+            wait: Seconds to wait for Postgres.
+            lock_wait: Seconds to wait for the lock once Postgres is there.
 
         Raises:
-            DatabaseError: It did not come back, or another gateway has taken over: this one must stop.
+            SecondReplica: Another gateway has taken over: this one must stop.
+            DatabaseError: It did not come back.
         """
-        deadline = asyncio.get_running_loop().time() + wait
-        self._lock = await self._connect(deadline)
-        await self._take_lock(self._lock, deadline)
+        self._lock = await self._locked(asyncio.get_running_loop().time() + wait, lock_wait)
         self.lost.clear()
         self._lock.add_termination_listener(lambda *_: self.lost.set())
 
@@ -88,21 +98,33 @@ class Database:
             DatabaseError: Postgres is away.
         """
         assert self._pool is not None, "open() first"
+        if self.lost.is_set():
+            raise DatabaseError("the gateway's database was away; the gateway connects to it again")
         try:
             async with self._pool.acquire(timeout=10) as connection:
                 yield connection
-        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+        except _AWAY as error:
             raise DatabaseError(f"the gateway's database does not answer: {error or type(error).__name__}") from error
-        except (asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError) as error:
-            raise DatabaseError(f"the gateway's database is restarting or full: {error}") from error
         except asyncpg.TransactionRollbackError as error:
             raise DatabaseError(f"somebody else was writing the same rows; try again: {error}") from error
+
+    async def _locked(self, deadline: float, lock_wait: float) -> "asyncpg.Connection[asyncpg.Record]":
+        """A connection that holds the replica's lock; Postgres may restart meanwhile."""
+        while True:
+            connection = await self._connect(deadline)
+            try:
+                await self._take_lock(connection, min(deadline, asyncio.get_running_loop().time() + lock_wait))
+            except _AWAY as error:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise DatabaseError(f"the gateway's database does not answer: {error or type(error).__name__}") from error
+            else:
+                return connection
 
     async def _connect(self, deadline: float) -> "asyncpg.Connection[asyncpg.Record]":
         while True:
             try:
                 return await asyncpg.connect(self._dsn, timeout=5)
-            except (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError) as error:
+            except _AWAY as error:
                 if asyncio.get_running_loop().time() >= deadline:
                     raise DatabaseError(f"cannot connect to the gateway's database: {error or type(error).__name__}") from error
                 await asyncio.sleep(_RETRY)

@@ -16,6 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
+from temporalio.client import Client
+
+from uplift_settings.tree import TemporalSettings
+from worker.temporal import connect
 
 ROOT = Path(__file__).parents[2]
 RECORDER = Path(__file__).parent / "modules" / "recorder.py"
@@ -33,6 +37,9 @@ health_wait = 20
 [init]
 quiet = 1
 connect_retry = 3
+[snapshots]
+keep = 1
+prune_every = 0.5
 """
 _DIALECTS: dict[str, list[dict[str, Any]]] = {
     "okapi1": [{"id": "_tenant", "version": "1.2"}],
@@ -148,6 +155,17 @@ class Stack:
         """Bodies of the tenant inits that a recorder got."""
         found = await asyncio.to_thread(self.recorded, module, path="/_/tenant", tenant=tenant)
         return [line["body"] for line in found if line["method"] == "POST"]
+
+    def modules_dsn(self) -> str:
+        """Address of the modules' database."""
+        state = json.loads((self.home / "stack.json").read_text())
+        password = (self.home / "postgres.password").read_text().strip()
+        return f"postgresql://uplift:{password}@127.0.0.1:{state['ports']['postgres']}/modules"
+
+    async def temporal(self) -> Client:
+        """A client of the stack's Temporal."""
+        state = json.loads((self.home / "stack.json").read_text())
+        return await connect(TemporalSettings(address=f"127.0.0.1:{state['ports']['temporal']}"))
 
     async def status(self) -> dict[str, dict[str, Any]]:
         """Rows of `uplift status` by part."""

@@ -66,6 +66,7 @@ class Script:
         calls: Names of the activities in the order they began, set_phase left out.
         answers: Name to an answer, a list of answers in turn, or an exception to raise.
         block: Name of the activity that waits until it is cancelled.
+        deaf: Whether it then completes all the same.
         blocked: Set when it waits.
     """
 
@@ -73,6 +74,7 @@ class Script:
     requests: dict[str, list[Any]] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     block: str = ""
+    deaf: bool = False
     blocked: asyncio.Event = field(default_factory=asyncio.Event)
     cut: list[str] = field(default_factory=list)
 
@@ -89,7 +91,8 @@ class Script:
                     await asyncio.sleep(0.05)
             except asyncio.CancelledError:
                 self.cut.append(name)
-                raise
+                if not self.deaf:
+                    raise
         answer = self.answers.get(name, default)
         if isinstance(answer, list):
             answer = answer.pop(0) if answer else default

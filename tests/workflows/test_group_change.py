@@ -97,6 +97,22 @@ async def test_a_cancel_at_any_step_lets_it_end_and_is_undone(
         assert script.cut == [step]
 
 
+@pytest.mark.parametrize("step", [step for step in UNDO_AT if step != "check"])
+async def test_a_cancel_is_not_lost_when_the_step_completes_all_the_same(
+    step: str, temporal: Client, script: Any, queue: str, new_id: str
+) -> None:
+    script.block, script.deaf = step, True
+    handle = await start(temporal, queue, new_id)
+    await script.blocked.wait()
+    await handle.cancel()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    description = await handle.describe()
+
+    assert description.status is WorkflowExecutionStatus.CANCELED
+    assert script.calls == FORWARD[: FORWARD.index(step) + 1] + UNDO_AT[step]
+
+
 @pytest.mark.parametrize("step", ["undo_init", "resume_old", "give_back"])
 async def test_a_cancel_during_the_undo_cuts_nothing(
     step: str, temporal: Client, script: Any, queue: str, final: Any, new_id: str

