@@ -172,7 +172,7 @@ class GroupChange:
                 TenantInitSteps.start, request, summary=f"init {checked.init_module}", **options.INIT
             )
             stop_if_aborted()
-            if state.effect == "follow":
+            while state.effect == "follow":
                 state = await workflow.execute_activity_method(
                     TenantInitSteps.follow,
                     FollowRequest(step=request, state=state),

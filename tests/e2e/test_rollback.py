@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
 import pytest
 
 from examples.descriptors import descriptor
@@ -155,3 +156,38 @@ async def test_the_rows_are_migrated_when_it_goes_well(stack: Any, users: str) -
     await connection.close()
     assert job["outcome"].startswith("done")
     assert [tuple(row) for row in rows] == [("Ada", f"Lovelace {number}", number) for number in range(40)]
+
+
+async def test_a_module_that_dies_in_mid_migration_is_restored_and_asked_once_more(stack: Any, users: str) -> None:
+    """Its job stays incomplete for ever: the new process and a quiet schema say that it is over (requirements C4, D3)."""
+    job = await stack.begin(users, TWO, query="tenantParameters=migrationSeconds%3D3")
+    await stack.until(job, lambda row: row["phase"] == "migrating")
+    (before,) = await stack.instances(TWO)
+    killed = await asyncio.to_thread(kill_processes, "examples.users", before["url"].rsplit(":", 1)[1])
+    await stack.until(f"/_/versions/{TWO}", lambda row: row["instances"][0]["generation"] != before["generation"])
+
+    ended = await stack.ended(job)
+
+    assert killed
+    assert ended["status"] == "done", ended["errors"]
+    assert (await stack.ask(users, "/users/count")).json() == {"count": 40}
+    assert await stack.enabled(users) == [TWO]
+
+
+async def test_a_reversible_module_takes_its_own_migration_back(stack: Any, users: str) -> None:
+    job = await stack.install(users, "mod-users-2.2.0", query="undo=reversible")
+
+    row = (await stack.ask(users, "/users?limit=1")).json()["users"][0]
+    assert job["outcome"] == "rolled_back"
+    assert "first_name" not in row
+    assert row["name"].startswith("Ada Lovelace")
+    assert await stack.enabled(users) == [ONE]
+
+
+def kill_processes(*words: str) -> list[int]:
+    killed = []
+    for process in psutil.process_iter(["cmdline"]):
+        if set(words) <= set(process.info["cmdline"] or []):
+            process.kill()
+            killed.append(process.pid)
+    return killed

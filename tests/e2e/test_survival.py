@@ -82,13 +82,13 @@ async def test_instances_outlive_the_worker_and_are_not_started_twice(stack: Any
     tenant, product = await stack.tenant(), stack.product()
     await stack.register(stack.descriptor(product, "1.0.0"))
     await stack.install(tenant, f"{product}-1.0.0")
-    before = await pids_of(f"{product}-1.0.0")
+    before = await pids_of(stack, f"{product}-1.0.0")
 
     await stack.kill("worker")
     other = await stack.tenant()
     await stack.install(other, f"{product}-1.0.0")
 
-    assert await pids_of(f"{product}-1.0.0") == before
+    assert await pids_of(stack, f"{product}-1.0.0") == before
     assert len(before) == 1
 
 
@@ -123,19 +123,19 @@ async def test_a_job_posted_while_temporal_is_down_is_readable_and_runs_later(st
     assert ended["status"] == "done"
 
 
-async def pids_of(module: str) -> list[int]:
+async def pids_of(stack: Any, module: str) -> list[int]:
     """Processes of a recorder."""
     return await asyncio.to_thread(
         lambda: sorted(
             process.pid
             for process in psutil.process_iter(["cmdline"])
-            if module in (process.info["cmdline"] or []) and observe(process.pid)
+            if {module, str(stack.log)} <= set(process.info["cmdline"] or []) and observe(process.pid)
         )
     )
 
 
 async def kill_instance(stack: Any, module: str) -> None:
-    for pid in await pids_of(module):
+    for pid in await pids_of(stack, module):
         os.kill(pid, signal.SIGKILL)
 
 
