@@ -28,7 +28,9 @@ class Figures:
 
     def table(self) -> Table:
         """For a terminal."""
-        table = Table(title=self.title, title_justify="left", title_style="bold", caption=self.note or None, caption_justify="left")
+        table = Table(
+            title=self.title, title_justify="left", title_style="bold", caption=self.note or None, caption_justify="left"
+        )
         for position, name in enumerate(self.columns):
             table.add_column(name, justify="right" if position else "left")
         for row in self.rows:
@@ -47,7 +49,7 @@ def spread(values: Sequence[float], form: str = ",.0f") -> str:
     """Median and, where there are several, the least and the most."""
     if len(values) == 1:
         return format(values[0], form)
-    return f"{median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
+    return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def milliseconds(seconds: float) -> str:

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from itertools import count
+from typing import cast
 
 import uvloop
 
@@ -35,8 +36,7 @@ class Asking(asyncio.Protocol):
         self.closed = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._ask()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -135,27 +135,27 @@ class Site:
         return used
 
     def _used(self) -> dict[str, float]:
-        """Seconds of CPU so far, by part; the rest of our tree (instances, load, this process) is `rest`."""
-        own = {name: _tree(process) for name, process in self.processes().items()}
-        whole = _tree(psutil.Process())
-        inside = {pid for pids, _ in own.values() for pid in pids}
-        seconds = {name: sum(times.values()) for name, (_, times) in own.items()}
-        # Instances are the worker's children: they do not count as the worker.
-        instances = {pid for pid, name in self._instance_pids().items() if name}
-        worker_pids, worker = own["worker"]
-        seconds["worker"] = sum(took for pid, took in worker.items() if pid not in instances)
-        del worker_pids
-        rest = sum(took for pid, took in whole[1].items() if pid not in inside or pid in instances)
-        strays = instances - whole[0]
-        return {**seconds, "rest": rest + sum(sum(_tree(psutil.Process(pid))[1].values()) for pid in strays)}
+        """Seconds of CPU so far, by part; `rest` is instances, load and this process."""
+        owners = {process.pid: name for name, process in self.processes().items()}
+        seconds = dict.fromkeys((*_PARTS, "rest"), 0.0)
+        root = psutil.Process()
+        parents = {process.pid: process for process in (root, *root.children(recursive=True))}
+        for process in parents.values():
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                owner = self._owner(process, owners)
+                seconds[owner] += times.user + times.system + times.children_user + times.children_system
+        return seconds
 
-    def _instance_pids(self) -> dict[int, str]:
-        found = {}
-        for process in psutil.process_iter(["pid", "cmdline"]):
-            words = process.info["cmdline"] or []
-            if str(_MODULE) in words and str(self._log) in words:
-                found[process.info["pid"]] = words[words.index("--id") + 1]
-        return found
+    @staticmethod
+    def _owner(process: psutil.Process, owners: dict[int, str]) -> str:
+        """The part that a process belongs to. The module's instances are children of the worker, and not it."""
+        if str(_MODULE) in process.cmdline():
+            return "rest"
+        for each in (process, *process.parents()):
+            if each.pid in owners:
+                return owners[each.pid]
+        return "rest"
 
 
 @contextlib.asynccontextmanager
@@ -179,13 +179,3 @@ async def running(home: Path, say: Callable[[str], None]) -> AsyncIterator[Site]
 def _busy() -> float:
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq)
-
-
-def _tree(root: psutil.Process) -> tuple[set[int], dict[int, float]]:
-    """A process and all below it: pids, and seconds of CPU by pid, each with its children that have ended."""
-    seconds = {}
-    for process in (root, *root.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            seconds[process.pid] = times.user + times.system + times.children_user + times.children_system
-    return set(seconds), seconds

@@ -137,7 +137,18 @@ class Gateway:
 async def _shielded(handler: Callable[[Call], Awaitable[web.StreamResponse]], call: Call) -> web.StreamResponse:
     """Run a handler to its end even if its client leaves: a commit and its effect in memory belong together."""
     task = asyncio.ensure_future(handler(call))
+    _running.add(task)  # the loop itself holds its tasks weakly
+    task.add_done_callback(_ended)
     return await asyncio.shield(task)
+
+
+_running: set["asyncio.Future[web.StreamResponse]"] = set()
+
+
+def _ended(task: "asyncio.Future[web.StreamResponse]") -> None:
+    _running.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, ApiError):
+        _log.debug("an admin call ended with %r", error)
 
 
 def _route(request: web.BaseRequest) -> tuple[routes.Handler, dict[str, str]]:

@@ -246,7 +246,11 @@ class Proxy:
             return self._broken(request, exchange, tenant, f"{module} at {instance.url} cannot be reached: {error}", status=502)
         except (aiohttp.ClientError, OSError) as error:
             return self._broken(
-                request, exchange, tenant, f"{module} at {instance.url} broke off: {error or type(error).__name__}", status=502
+                request,
+                exchange,
+                tenant,
+                f"{module} at {instance.url} broke off: {str(error) or type(error).__name__}",
+                status=502,
             )
         else:
             return response

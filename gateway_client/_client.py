@@ -5,7 +5,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from gateway_client._errors import GatewayRefused, GatewayUnavailable, NotFound, Retiring
 from gateway_client._models import (
@@ -25,9 +25,18 @@ from gateway_client._models import (
     Version,
 )
 from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
+from upgrade_core.errors import UpliftError
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _NO_CONTENT = 204
+_LATER = frozenset({408, 429})  # a balancer's, never the gateway's own
+
+
+class _Variable(BaseModel):
+    """A variable of `/_/env`."""
+
+    name: str
+    value: str
 
 
 class GatewayClient:
@@ -69,13 +78,17 @@ class GatewayClient:
         """A module's descriptor; descriptors never change, so it is asked for once."""
         found = self._descriptors.get(module)
         if found is None:
-            found = parse_descriptor(await self.call("GET", f"/_/proxy/modules/{_quote(module)}"))
+            wire = await self.call("GET", f"/_/proxy/modules/{_quote(module)}")
+            try:
+                found = parse_descriptor(wire)
+            except (UpliftError, AttributeError, TypeError, KeyError) as error:
+                raise GatewayUnavailable(f"the answer is no descriptor of {module}: {error}") from error
             self._descriptors[module] = found
         return found
 
     async def environment(self) -> dict[str, str]:
         """Variables of every instance that is deployed from now on (`/_/env`)."""
-        return {item["name"]: item["value"] for item in await self.call("GET", "/_/env")}
+        return {item.name: item.value for item in _read_all(_Variable, await self.call("GET", "/_/env"))}
 
     async def begin(self, job: str) -> BeginAnswer:
         """Fix the plan of a job and get it; again gives the same."""
@@ -91,7 +104,7 @@ class GatewayClient:
 
     async def give_back(self, job: str, module: str) -> Version:
         """The job needs the version no more."""
-        return Version.model_validate(await self.call("DELETE", f"/_/runs/{_quote(job)}/claims/{_quote(module)}"))
+        return _read(Version, await self.call("DELETE", f"/_/runs/{_quote(job)}/claims/{_quote(module)}"))
 
     async def version(self, module: str, *, wait: float = 0, gone: bool = False) -> Version:
         """One module version.
@@ -102,11 +115,11 @@ class GatewayClient:
             gone: What to wait for.
         """
         query = f"?wait={wait:.6f}&gone={'true' if gone else 'false'}"
-        return Version.model_validate(await self.call("GET", f"/_/versions/{_quote(module)}{query}", wait=wait))
+        return _read(Version, await self.call("GET", f"/_/versions/{_quote(module)}{query}", wait=wait))
 
     async def versions(self) -> tuple[Version, ...]:
         """All module versions that have instances or are being retired."""
-        return tuple(Version.model_validate(item) for item in await self.call("GET", "/_/versions"))
+        return _read_all(Version, await self.call("GET", "/_/versions"))
 
     async def put_instance(self, instance: Instance) -> None:
         """Register an instance that a deployer started, or its new process."""
@@ -128,12 +141,12 @@ class GatewayClient:
     async def hold(self, job: str, request: HoldRequest) -> tuple[HoldState, ...]:
         """UPDATE on the links of a group; again gives the holds that stand."""
         answer = await self.call("POST", f"/_/runs/{_quote(job)}/holds", request)
-        return tuple(HoldState.model_validate(item) for item in answer)
+        return _read_all(HoldState, answer)
 
     async def delay(self, hold: str, *, wait: float) -> HoldState:
         """A hold, after waiting for at most that many seconds until its holder may begin."""
         path = f"/_/lifecycle/delays/{_quote(hold)}?for=holder&wait={wait:.6f}"
-        return HoldState.model_validate(await self.call("GET", path, wait=wait))
+        return _read(HoldState, await self.call("GET", path, wait=wait))
 
     async def open(self, job: str, request: OpenRequest) -> None:
         """RESUME, with the switch where asked for, in one transaction; again is fine."""
@@ -170,7 +183,7 @@ class GatewayClient:
     async def snapshots(self, *, expired: bool = False) -> tuple[Snapshot, ...]:
         """Copies, oldest first."""
         answer = await self.call("GET", f"/_/snapshots?expired={'true' if expired else 'false'}")
-        return tuple(Snapshot.model_validate(item) for item in answer)
+        return _read_all(Snapshot, answer)
 
     async def remove_snapshot(self, snapshot: str) -> None:
         """Forget a copy whose file is gone."""
@@ -190,8 +203,8 @@ class GatewayClient:
         """One call of any route; the answer's JSON, or None.
 
         Raises:
-            GatewayUnavailable: No answer, or 502, 503, 504, 500.
-            GatewayRefused: A 4xx.
+            GatewayUnavailable: No answer, a 5xx, 408 or 429, or an answer that no gateway gives.
+            GatewayRefused: Any other 4xx.
         """
         content: bytes | None = None
         if isinstance(body, BaseModel):
@@ -206,19 +219,39 @@ class GatewayClient:
         )
         try:
             response = await self._http.send(request)
-        except httpx.HTTPError as error:
-            raise GatewayUnavailable(f"{method} {self.url}{path}: {error or type(error).__name__}") from error
-        if response.status_code >= 500:  # noqa: PLR2004
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise GatewayUnavailable(f"{method} {self.url}{path}: {str(error) or type(error).__name__}") from error
+        if response.status_code >= 500 or response.status_code in _LATER:  # noqa: PLR2004
             raise GatewayUnavailable(f"{method} {path}: {response.status_code} {response.text[:500]}")
         if response.status_code >= 400:  # noqa: PLR2004
             kinds = {404: NotFound, 409: Retiring if "being retired" in response.text else GatewayRefused}
             raise kinds.get(response.status_code, GatewayRefused)(response.status_code, response.text[:2_000])
         if response.status_code == _NO_CONTENT or not response.content:
             return None
-        return response.json()
+        if not response.is_success:
+            raise GatewayUnavailable(f"{method} {path}: {response.status_code}, which no gateway answers")
+        try:
+            return response.json()
+        except ValueError as error:
+            raise GatewayUnavailable(f"{method} {path}: the answer is no JSON: {response.text[:200]}") from error
 
     async def _post(self, model: type[_Model], path: str, body: BaseModel | None) -> _Model:
-        return model.model_validate(await self.call("POST", path, body))
+        return _read(model, await self.call("POST", path, body))
+
+
+def _read(model: type[_Model], answer: Any) -> _Model:
+    try:
+        return model.model_validate(answer)
+    except ValidationError as error:
+        raise GatewayUnavailable(
+            f"the answer is no {model.__name__}: is this the gateway, and of our version? {error}"
+        ) from error
+
+
+def _read_all(model: type[_Model], answer: Any) -> tuple[_Model, ...]:
+    if not isinstance(answer, list):
+        raise GatewayUnavailable(f"the answer is no list of {model.__name__}: is this the gateway, and of our version?")
+    return tuple(_read(model, item) for item in answer)
 
 
 def _quote(text: str) -> str:

@@ -1,6 +1,7 @@
 """Requests and answers of the admin API: parsing at the boundary, errors as Okapi's clients expect them."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,6 +59,9 @@ class Call:
         self.path = path
         self.raw_path = request.raw_path.partition("?")[0]
         self.query = dict(parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True))
+        for name, value in self.query.items():
+            if "\x00" in name or "\x00" in value:
+                raise ApiError(400, f"parameter {name!r} holds a NUL character")
         self.body = body
 
     @property
@@ -76,6 +80,17 @@ class Call:
             return adapter.validate_json(self.body)
         except ValidationError as error:
             raise ApiError(400, "Failed to decode: " + "; ".join(_fault(item) for item in error.errors()[:10])) from error
+
+    def raw_json(self) -> Any:
+        """The body as it is, for what is kept whole; numbers that JSON does not have are refused, since they would come back.
+
+        Raises:
+            ApiError: 400.
+        """
+        try:
+            return json.loads(self.body, parse_constant=_finite, parse_float=_finite)
+        except (ValueError, RecursionError) as error:
+            raise ApiError(400, f"Failed to decode: no valid JSON: {error}") from error
 
     def flag(self, name: str, default: bool | None = False) -> bool | None:
         """A boolean parameter: exactly `true` or `false`.
@@ -163,6 +178,13 @@ def refusal(request: web.BaseRequest, error: ApiError) -> web.Response:
         body = {"type": "about:blank", "title": "Request refused", "status": error.status, "detail": error.text}
         return web.Response(status=error.status, text=json.dumps(body), content_type="application/problem+json")
     return web.Response(status=error.status, text=error.text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number that can be kept")
+    return number
 
 
 def _fault(item: Any) -> str:

@@ -20,7 +20,7 @@ _MANY: TypeAdapter[list[ModuleDescriptorWire]] = TypeAdapter(list[ModuleDescript
 async def post(call: Call) -> web.Response:
     """Register one descriptor; the same again is fine."""
     call.json(ModuleDescriptorWire)
-    wire = json.loads(call.body)
+    wire = call.raw_json()
     await _register(call, [wire])
     return json_text(call.platform.table.texts[wire["id"]], status=201, headers=call.location(wire["id"]))
 
@@ -28,7 +28,7 @@ async def post(call: Call) -> web.Response:
 async def post_many(call: Call) -> web.Response:
     """Register a list, checked together, all or none."""
     call.json(_MANY)
-    await _register(call, json.loads(call.body))
+    await _register(call, call.raw_json())
     return answer()
 
 

@@ -104,7 +104,7 @@ class Database:
             async with self._pool.acquire(timeout=10) as connection:
                 yield connection
         except _AWAY as error:
-            raise DatabaseError(f"the gateway's database does not answer: {error or type(error).__name__}") from error
+            raise DatabaseError(f"the gateway's database does not answer: {str(error) or type(error).__name__}") from error
         except asyncpg.TransactionRollbackError as error:
             raise DatabaseError(f"somebody else was writing the same rows; try again: {error}") from error
 
@@ -116,7 +116,9 @@ class Database:
                 await self._take_lock(connection, min(deadline, asyncio.get_running_loop().time() + lock_wait))
             except _AWAY as error:
                 if asyncio.get_running_loop().time() >= deadline:
-                    raise DatabaseError(f"the gateway's database does not answer: {error or type(error).__name__}") from error
+                    raise DatabaseError(
+                        f"the gateway's database does not answer: {str(error) or type(error).__name__}"
+                    ) from error
             else:
                 return connection
 
@@ -126,7 +128,9 @@ class Database:
                 return await asyncpg.connect(self._dsn, timeout=5)
             except _AWAY as error:
                 if asyncio.get_running_loop().time() >= deadline:
-                    raise DatabaseError(f"cannot connect to the gateway's database: {error or type(error).__name__}") from error
+                    raise DatabaseError(
+                        f"cannot connect to the gateway's database: {str(error) or type(error).__name__}"
+                    ) from error
                 await asyncio.sleep(_RETRY)
             except asyncpg.PostgresError as error:
                 raise DatabaseError(f"the gateway's database refuses us: {error}") from error

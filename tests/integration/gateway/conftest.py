@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,11 @@ class Running:
         if self._error is not None:
             raise self._error
         return self
+
+    async def inside(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """What is done on the gateway's own loop: nothing of it may be touched from another thread."""
+        assert self._loop is not None
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     def stop(self) -> None:
         if self._loop is not None and self._stop is not None and self._thread.is_alive():
@@ -194,6 +199,11 @@ class Site:
         if modules:
             await self.enable(tenant, *modules)
         return tenant
+
+    async def wired(self, instance: str) -> tuple[str, str]:
+        """A tenant with one module at an address: its id and the first segment of the module's paths."""
+        product = unique("m")
+        return await self.tenant(await self.register(f"{product}-1.0.0", instance)), product
 
     async def job(self, tenant: str, *modules: str, action: str = "enable") -> Job:
         """A job, begun."""
@@ -428,6 +438,16 @@ async def site(postgres_dsn: Callable[[], str]) -> AsyncIterator[Site]:
     dsn = postgres_dsn()
     running = await asyncio.to_thread(Running(dsn).start)
     site = Site(running.url, dsn, running=running)
+    yield site
+    await site.close()
+    await asyncio.to_thread(running.stop)
+
+
+@pytest.fixture(scope="module")
+async def module_site(postgres_dsn: Callable[[], str]) -> AsyncIterator[Site]:
+    """A gateway for the tests of one file, who look at all that it has written."""
+    running = await asyncio.to_thread(Running(await asyncio.to_thread(postgres_dsn)).start)
+    site = Site(running.url, running.dsn, running=running)
     yield site
     await site.close()
     await asyncio.to_thread(running.stop)

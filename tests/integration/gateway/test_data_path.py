@@ -2,14 +2,12 @@
 
 import asyncio
 import base64
-import contextlib
 import gzip
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
-import httpx
 import psutil
 import pytest
 from aiohttp import web
@@ -21,24 +19,17 @@ async def head(reader: asyncio.StreamReader) -> bytes:
     return await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
 
 
-async def wired(site: Any, name: Any, url: str) -> tuple[str, str]:
-    """A tenant with one module at an address: its id and the first segment of its paths."""
-    product = name("m")
-    module = await site.register(f"{product}-1.0.0", url)
-    return await site.tenant(module), product
-
-
 # What goes through
 
 
-async def test_a_request_reaches_the_module_of_its_tenant(site: Any, upstream: Any, name: Any) -> None:
-    tenant, product = await wired(site, name, upstream.url)
+async def test_a_request_reaches_the_module_of_its_tenant(site: Any, upstream: Any) -> None:
+    tenant, product = await site.wired(upstream.url)
     found = await site.get(tenant, f"/{product}/a?x=1")
     assert (found.status_code, found.json()["path"]) == (200, f"/{product}/a?x=1")
 
 
-async def test_path_and_query_are_forwarded_as_they_were_written(site: Any, upstream: Any, name: Any) -> None:
-    tenant, product = await wired(site, name, upstream.url)
+async def test_path_and_query_are_forwarded_as_they_were_written(site: Any, upstream: Any) -> None:
+    tenant, product = await site.wired(upstream.url)
     target = f"/{product}/b%2Fc;d=1//e/../%e4%F6/+a%20b?x=1&x=%20+%7e&y=a%2Cb&z=%C3%A4&q=cql.allRecords=1%20sortby%20name&empty="
     reader, writer = await site.connect()
     writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\nConnection: close\r\n\r\n".encode())
@@ -47,7 +38,7 @@ async def test_path_and_query_are_forwarded_as_they_were_written(site: Any, upst
     writer.close()
 
 
-async def test_both_bodies_are_streamed_chunk_by_chunk(site: Any, upstream: Any, name: Any) -> None:
+async def test_both_bodies_are_streamed_chunk_by_chunk(site: Any, upstream: Any) -> None:
     seen: asyncio.Queue[bytes] = asyncio.Queue()
     send: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -60,7 +51,7 @@ async def test_both_bodies_are_streamed_chunk_by_chunk(site: Any, upstream: Any,
         return response
 
     upstream.answer = talk
-    tenant, product = await wired(site, name, upstream.url)
+    tenant, product = await site.wired(upstream.url)
     upload: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def body() -> Any:
@@ -82,7 +73,7 @@ async def test_both_bodies_are_streamed_chunk_by_chunk(site: Any, upstream: Any,
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_an_upload_of_100_mb_arrives_whole(site: Any, upstream: Any, name: Any, chunked: bool) -> None:
+async def test_an_upload_of_100_mb_arrives_whole(site: Any, upstream: Any, chunked: bool) -> None:
     sizes = []
 
     async def count(request: web.BaseRequest) -> web.StreamResponse:
@@ -93,7 +84,7 @@ async def test_an_upload_of_100_mb_arrives_whole(site: Any, upstream: Any, name:
         return web.Response(status=204)
 
     upstream.answer = count
-    tenant, product = await wired(site, name, upstream.url)
+    tenant, product = await site.wired(upstream.url)
 
     async def body() -> Any:
         for _ in range(100):
@@ -106,7 +97,7 @@ async def test_an_upload_of_100_mb_arrives_whole(site: Any, upstream: Any, name:
 
 
 async def test_a_slow_reader_of_100_mb_does_not_grow_the_gateway(
-    gateway_process: Any, site_of: Any, raw_upstream: Any, name: Any, until: Any
+    gateway_process: Any, site_of: Any, raw_upstream: Any, until: Any
 ) -> None:
     sent = 0
 
@@ -122,7 +113,7 @@ async def test_a_slow_reader_of_100_mb_does_not_grow_the_gateway(
     module = await raw_upstream(serve)
     running = await asyncio.to_thread(gateway_process().start)
     site = site_of(running.url)
-    tenant, product = await wired(site, name, module.url)
+    tenant, product = await site.wired(module.url)
     await site.get(tenant, "/nowhere")
     before = psutil.Process(running.pid).memory_info().rss
     reader, writer = await site.connect()
@@ -148,12 +139,12 @@ async def test_a_slow_reader_of_100_mb_does_not_grow_the_gateway(
 
 
 @pytest.mark.parametrize("status", [204, 304])
-async def test_answers_without_a_body_have_none(site: Any, upstream: Any, name: Any, status: int) -> None:
+async def test_answers_without_a_body_have_none(site: Any, upstream: Any, status: int) -> None:
     async def answer(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response(status=status, headers={"ETag": '"a"'})
 
     upstream.answer = answer
-    tenant, product = await wired(site, name, upstream.url)
+    tenant, product = await site.wired(upstream.url)
     reader, writer = await site.connect()
     for _ in range(2):  # the second shows that the first left nothing on the connection
         writer.write(f"GET /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\n\r\n".encode())
@@ -164,13 +155,13 @@ async def test_answers_without_a_body_have_none(site: Any, upstream: Any, name: 
     writer.close()
 
 
-async def test_head_gets_the_length_and_no_body(site: Any, raw_upstream: Any, name: Any) -> None:
+async def test_head_gets_the_length_and_no_body(site: Any, raw_upstream: Any) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await head(reader):
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\nContent-Type: text/x\r\n\r\n")
 
     module = await raw_upstream(serve)
-    tenant, product = await wired(site, name, module.url)
+    tenant, product = await site.wired(module.url)
     reader, writer = await site.connect()
     for _ in range(2):
         writer.write(f"HEAD /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\n\r\n".encode())
@@ -180,13 +171,13 @@ async def test_head_gets_the_length_and_no_body(site: Any, raw_upstream: Any, na
     writer.close()
 
 
-async def test_an_answer_comes_with_the_modules_headers_and_no_others(site: Any, raw_upstream: Any, name: Any) -> None:
+async def test_an_answer_comes_with_the_modules_headers_and_no_others(site: Any, raw_upstream: Any) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await head(reader)
         writer.write(b"HTTP/1.1 200 Fine\r\nX-One: 1\r\nContent-Length: 2\r\nDate: Mon, 01 Jan 2024 00:00:00 GMT\r\n\r\nok")
 
     module = await raw_upstream(serve)
-    tenant, product = await wired(site, name, module.url)
+    tenant, product = await site.wired(module.url)
     reader, writer = await site.connect()
     writer.write(f"GET /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\n\r\n".encode())
     lines = (await head(reader)).decode().split("\r\n")
@@ -195,7 +186,7 @@ async def test_an_answer_comes_with_the_modules_headers_and_no_others(site: Any,
     writer.close()
 
 
-async def test_a_compressed_answer_passes_untouched(site: Any, upstream: Any, name: Any) -> None:
+async def test_a_compressed_answer_passes_untouched(site: Any, upstream: Any) -> None:
     packed = gzip.compress(b"hello" * 1000)
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
@@ -203,7 +194,7 @@ async def test_a_compressed_answer_passes_untouched(site: Any, upstream: Any, na
         return web.Response(body=packed, headers={"Content-Encoding": "gzip", "Content-Type": "text/plain"})
 
     upstream.answer = answer
-    tenant, product = await wired(site, name, upstream.url)
+    tenant, product = await site.wired(upstream.url)
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         headers = {"X-Okapi-Tenant": tenant, "Accept-Encoding": "gzip;q=0.5"}
         async with session.get(f"{site.url}/{product}", headers=headers) as found:
@@ -211,9 +202,9 @@ async def test_a_compressed_answer_passes_untouched(site: Any, upstream: Any, na
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_compressed_upload_passes_untouched(site: Any, upstream: Any, name: Any, chunked: bool) -> None:
+async def test_a_compressed_upload_passes_untouched(site: Any, upstream: Any, chunked: bool) -> None:
     packed = gzip.compress(b"hello" * 1000)
-    tenant, product = await wired(site, name, upstream.url)
+    tenant, product = await site.wired(upstream.url)
 
     async def body() -> Any:
         yield packed
@@ -225,7 +216,7 @@ async def test_a_compressed_upload_passes_untouched(site: Any, upstream: Any, na
     assert upstream.requests[0].headers["Content-Encoding"] == "gzip"
 
 
-async def test_every_cookie_of_an_answer_passes(site: Any, upstream: Any, name: Any) -> None:
+async def test_every_cookie_of_an_answer_passes(site: Any, upstream: Any) -> None:
     async def answer(_: web.BaseRequest) -> web.StreamResponse:
         response = web.Response(text="x")
         for cookie in ("a=1; Path=/", "b=2; HttpOnly"):
@@ -233,7 +224,7 @@ async def test_every_cookie_of_an_answer_passes(site: Any, upstream: Any, name: 
         return response
 
     upstream.answer = answer
-    tenant, product = await wired(site, name, upstream.url)
+    tenant, product = await site.wired(upstream.url)
     first = await site.get(tenant, f"/{product}")
     assert first.headers.get_list("set-cookie") == ["a=1; Path=/", "b=2; HttpOnly"]
     site.http.cookies.clear()
@@ -241,7 +232,7 @@ async def test_every_cookie_of_an_answer_passes(site: Any, upstream: Any, name: 
     assert "Cookie" not in upstream.requests[1].headers, "the gateway itself keeps no cookies"
 
 
-async def test_hop_by_hop_headers_stay_on_their_hop_both_ways(site: Any, raw_upstream: Any, name: Any) -> None:
+async def test_hop_by_hop_headers_stay_on_their_hop_both_ways(site: Any, raw_upstream: Any) -> None:
     got: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -252,7 +243,7 @@ async def test_hop_by_hop_headers_stay_on_their_hop_both_ways(site: Any, raw_ups
         )
 
     module = await raw_upstream(serve)
-    tenant, product = await wired(site, name, module.url)
+    tenant, product = await site.wired(module.url)
     reader, writer = await site.connect()
     writer.write(
         f"GET /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\nConnection: X-Hop, keep-alive\r\nX-Hop: secret\r\n"
@@ -269,15 +260,15 @@ async def test_hop_by_hop_headers_stay_on_their_hop_both_ways(site: Any, raw_ups
     writer.close()
 
 
-async def test_hop_by_hop_headers_of_a_second_connection_line_stay_too(site: Any, upstream: Any, name: Any) -> None:
-    tenant, product = await wired(site, name, upstream.url)
+async def test_hop_by_hop_headers_of_a_second_connection_line_stay_too(site: Any, upstream: Any) -> None:
+    tenant, product = await site.wired(upstream.url)
     headers = [("X-Okapi-Tenant", tenant), ("Connection", "X-A"), ("Connection", "X-B"), ("X-A", "1"), ("X-B", "1")]
     assert (await site.http.get(f"/{product}", headers=headers)).status_code == 200
     assert not {"X-A", "X-B"} & set(upstream.requests[0].headers)
 
 
-async def test_a_body_behind_an_offer_to_upgrade_to_http2_arrives(site: Any, upstream: Any, name: Any) -> None:
-    tenant, product = await wired(site, name, upstream.url)
+async def test_a_body_behind_an_offer_to_upgrade_to_http2_arrives(site: Any, upstream: Any) -> None:
+    tenant, product = await site.wired(upstream.url)
     headers = {"X-Okapi-Tenant": tenant, "Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABk"}
     found = await site.http.post(f"/{product}", headers=headers, content=b"java's client does this")
     assert found.status_code == 200
@@ -285,9 +276,9 @@ async def test_a_body_behind_an_offer_to_upgrade_to_http2_arrives(site: Any, ups
 
 
 async def test_100_continue_is_said_when_the_request_is_forwarded_and_not_while_it_waits(
-    site: Any, upstream: Any, name: Any, until: Any
+    site: Any, upstream: Any, until: Any
 ) -> None:
-    tenant, product = await wired(site, name, upstream.url)
+    tenant, product = await site.wired(upstream.url)
     module, newer = f"{product}-1.0.0", await site.register(f"{product}-1.1.0", upstream.url)
     job = await site.job(tenant, newer)
     await job.held(newer)
@@ -326,8 +317,8 @@ async def test_the_admin_api_says_100_continue(site: Any, name: Any) -> None:
     writer.close()
 
 
-async def test_what_the_module_is_told(site: Any, upstream: Any, name: Any) -> None:
-    tenant, product = await wired(site, name, upstream.url)
+async def test_what_the_module_is_told(site: Any, upstream: Any) -> None:
+    tenant, product = await site.wired(upstream.url)
     await site.get(tenant, f"/{product}/x", **{"X-Okapi-Url": "http://forged", "X-Okapi-Token": "t"})
     told = upstream.requests[0].headers
     assert told["X-Okapi-Tenant"] == tenant
@@ -337,21 +328,21 @@ async def test_what_the_module_is_told(site: Any, upstream: Any, name: Any) -> N
     assert told["Host"] == upstream.url.removeprefix("http://")
 
 
-async def test_request_ids_are_chained(site: Any, upstream: Any, name: Any) -> None:
-    tenant, product = await wired(site, name, upstream.url)
+async def test_request_ids_are_chained(site: Any, upstream: Any) -> None:
+    tenant, product = await site.wired(upstream.url)
     await site.get(tenant, f"/{product}", **{"X-Okapi-Request-Id": "123456/users"})
     first, _, second = upstream.requests[0].headers["X-Okapi-Request-Id"].partition(";")
     assert first == "123456/users"
     assert second.endswith(f"/{product}")
 
 
-async def test_bytes_in_headers_that_are_no_utf8_break_nothing(site: Any, raw_upstream: Any, name: Any) -> None:
+async def test_bytes_in_headers_that_are_no_utf8_break_nothing(site: Any, raw_upstream: Any) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await head(reader):
             writer.write(b"HTTP/1.1 200 OK\r\nX-Latin: gr\xfc\xdf\r\nContent-Length: 2\r\n\r\nok")
 
     module = await raw_upstream(serve)
-    tenant, product = await wired(site, name, module.url)
+    tenant, product = await site.wired(module.url)
     reader, writer = await site.connect()
     writer.write(f"GET /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\nX-Latin: ".encode() + b"\xe4\r\n\r\n")
     found = await head(reader)
@@ -360,8 +351,8 @@ async def test_bytes_in_headers_that_are_no_utf8_break_nothing(site: Any, raw_up
     writer.close()
 
 
-async def test_bytes_in_a_path_that_are_no_ascii_are_a_400(site: Any, upstream: Any, name: Any) -> None:
-    tenant, product = await wired(site, name, upstream.url)
+async def test_bytes_in_a_path_that_are_no_ascii_are_a_400(site: Any, upstream: Any) -> None:
+    tenant, product = await site.wired(upstream.url)
     reader, writer = await site.connect()
     writer.write(b"GET /" + product.encode() + b"/\xfc HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: " + tenant.encode() + b"\r\n\r\n")
     assert b" 400 " in (await head(reader))[:20]
@@ -369,8 +360,8 @@ async def test_bytes_in_a_path_that_are_no_ascii_are_a_400(site: Any, upstream: 
     writer.close()
 
 
-async def test_two_lengths_of_one_body_are_refused(site: Any, upstream: Any, name: Any) -> None:
-    tenant, product = await wired(site, name, upstream.url)
+async def test_two_lengths_of_one_body_are_refused(site: Any, upstream: Any) -> None:
+    tenant, product = await site.wired(upstream.url)
     reader, writer = await site.connect()
     writer.write(
         f"POST /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\nContent-Length: 4\r\n"
@@ -400,8 +391,8 @@ async def test_a_path_that_nobody_answers_is_a_404_with_okapis_text(site: Any) -
 
 
 @pytest.mark.parametrize("header", ["X-Okapi-Token", "Authorization"])
-async def test_the_tenant_may_come_from_the_token(site: Any, upstream: Any, name: Any, header: str) -> None:
-    tenant, product = await wired(site, name, upstream.url)
+async def test_the_tenant_may_come_from_the_token(site: Any, upstream: Any, header: str) -> None:
+    tenant, product = await site.wired(upstream.url)
     value = token(tenant=tenant) if header == "X-Okapi-Token" else f"Bearer {token(tenant=tenant)}"
     found = await site.http.get(f"/{product}", headers={header: value})
     assert found.status_code == 200
@@ -416,15 +407,15 @@ async def test_a_token_without_a_tenant_means_the_supertenant(site: Any, bad: st
     assert (found.status_code, found.text) == (404, "No suitable module found for path and tenant")
 
 
-async def test_the_tenant_may_stand_in_the_path(site: Any, upstream: Any, name: Any) -> None:
-    tenant, product = await wired(site, name, upstream.url)
+async def test_the_tenant_may_stand_in_the_path(site: Any, upstream: Any) -> None:
+    tenant, product = await site.wired(upstream.url)
     found = await site.http.post(f"/_/invoke/tenant/{tenant}/{product}/a%2Fb?x=%20", content=b"y")
     assert found.json()["path"] == f"/{product}/a%2Fb?x=%20"
     assert upstream.requests[0].headers["X-Okapi-Tenant"] == tenant
 
 
-async def test_a_request_line_with_a_whole_url_is_understood(site: Any, upstream: Any, name: Any) -> None:
-    tenant, product = await wired(site, name, upstream.url)
+async def test_a_request_line_with_a_whole_url_is_understood(site: Any, upstream: Any) -> None:
+    tenant, product = await site.wired(upstream.url)
     reader, writer = await site.connect()
     writer.write(f"GET http://other.example/{product}/a?b HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\n\r\n".encode())
     assert b" 200 " in await head(reader)
@@ -435,7 +426,7 @@ async def test_a_request_line_with_a_whole_url_is_understood(site: Any, upstream
 
 async def test_instances_take_turns(site: Any, new_upstream: Any, name: Any) -> None:
     first, second = await new_upstream("first"), await new_upstream("second")
-    tenant, product = await wired(site, name, first.url)
+    tenant, product = await site.wired(first.url)
     wire = {"srvcId": f"{product}-1.0.0", "instId": name("i"), "url": second.url}
     assert (await site.http.post("/_/discovery/modules", json=wire)).status_code == 201
     for _ in range(10):
@@ -473,190 +464,3 @@ async def test_10000_requests_of_two_tenants_on_two_versions_never_cross(site: A
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         await asyncio.gather(*(ask(session, part) for part in range(32)))
     assert (done, wrong) == (10_000, [])
-
-
-# When somebody is not there, or leaves
-
-
-async def test_a_module_that_refuses_connections_is_a_502_that_says_so(site: Any, name: Any) -> None:
-    tenant, product = await wired(site, name, "http://127.0.0.1:1")
-    found = await site.get(tenant, f"/{product}")
-    assert found.status_code == 502
-    assert f"{product}-1.0.0 at http://127.0.0.1:1 cannot be reached" in found.text
-
-
-async def test_a_module_without_an_instance_is_missing(site: Any, name: Any) -> None:
-    product = name("m")
-    tenant = await site.tenant(await site.register(f"{product}-1.0.0"))
-    found = await site.get(tenant, f"/{product}")
-    assert (found.status_code, found.headers["X-Okapi-Lifecycle"]) == (503, "MISSING")
-    assert found.json()["detail"] == f"No running module instance found for {product}-1.0.0"
-
-
-async def test_a_module_that_closes_without_an_answer_is_a_502(site: Any, raw_upstream: Any, name: Any) -> None:
-    async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-        await head(reader)
-
-    module = await raw_upstream(serve)
-    tenant, product = await wired(site, name, module.url)
-    found = await site.http.post(f"/{product}", headers={"X-Okapi-Tenant": tenant}, content=b"x")
-    assert found.status_code == 502
-    assert "broke off" in found.text
-    assert module.connections == 1, "a POST is never sent twice"
-
-
-async def test_a_module_that_answers_nonsense_is_a_502(site: Any, raw_upstream: Any, name: Any) -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await head(reader)
-        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
-
-    module = await raw_upstream(serve)
-    tenant, product = await wired(site, name, module.url)
-    found = await site.http.post(f"/{product}", headers={"X-Okapi-Tenant": tenant}, content=b"x")
-    assert found.status_code == 502
-
-
-@pytest.mark.parametrize("framing", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"])
-async def test_an_answer_that_breaks_off_never_looks_whole(site: Any, raw_upstream: Any, name: Any, framing: bytes) -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await head(reader)
-        writer.write(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n5\r\nhello\r\n")
-        await writer.drain()
-
-    module = await raw_upstream(serve)
-    tenant, product = await wired(site, name, module.url)
-    reader, writer = await site.connect()
-    writer.write(f"GET /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\n\r\n".encode())
-    found = b""
-    with contextlib.suppress(ConnectionError):
-        while chunk := await asyncio.wait_for(reader.read(MB), 5):
-            found += chunk
-    assert found.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert not found.endswith(b"0\r\n\r\n")
-    writer.close()
-
-
-async def test_a_client_that_leaves_in_mid_answer_is_noticed_by_the_module(
-    site: Any, upstream: Any, name: Any, until: Any
-) -> None:
-    async def pour(request: web.BaseRequest) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        while True:
-            await response.write(bytes(MB))
-        return response
-
-    upstream.answer = pour
-    tenant, product = await wired(site, name, upstream.url)
-    reader, writer = await site.connect()
-    writer.write(f"GET /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\n\r\n".encode())
-    await head(reader)
-    writer.transport.abort()
-    await until(lambda: upstream.broken == [f"/{product}"], within=3)
-    await until(lambda: nothing_in_flight(site, tenant))
-
-
-async def nothing_in_flight(site: Any, tenant: str) -> bool:
-    return bool(await site.in_flight(tenant) == 0)
-
-
-async def test_a_client_that_leaves_before_the_answer_is_noticed_by_the_module(
-    site: Any, upstream: Any, name: Any, until: Any
-) -> None:
-    upstream.answer = upstream.slowly
-    tenant, product = await wired(site, name, upstream.url)
-    _, writer = await site.connect()
-    writer.write(f"GET /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\n\r\n".encode())
-    await until(lambda: upstream.requests)
-    writer.close()
-    await until(lambda: upstream.broken == [f"/{product}"], within=3)
-
-
-@pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("method", ["POST", "PUT"])
-async def test_an_upload_that_breaks_off_never_looks_whole(
-    site: Any, raw_upstream: Any, name: Any, until: Any, chunked: bool, method: str
-) -> None:
-    got = bytearray()
-    ended: list[str] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while chunk := await reader.read(MB):
-                got.extend(chunk)
-        except ConnectionError:
-            ended.append("reset")
-        else:
-            ended.append("closed")
-
-    module = await raw_upstream(serve)
-    tenant, product = await wired(site, name, module.url)
-    _, writer = await site.connect()
-    framing = "Transfer-Encoding: chunked" if chunked else "Content-Length: 1000"
-    part = "5\r\nhello\r\n" if chunked else "hello"
-    writer.write(f"{method} /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\n{framing}\r\n\r\n{part}".encode())
-    await until(lambda: b"hello" in got)
-    writer.close()
-    await until(lambda: ended, within=3)
-    assert not got.endswith(b"0\r\n\r\n")
-    assert module.connections == 1
-
-
-@pytest.mark.parametrize("chunked", [False, True])
-async def test_a_module_that_closes_in_mid_upload_does_not_get_the_rest_as_another_request(
-    site: Any, raw_upstream: Any, name: Any, chunked: bool
-) -> None:
-    """A PUT on a connection that was used before: a client library would like to send it again."""
-    heads: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            heads.append(await head(reader))
-            if heads[-1].startswith(b"PUT"):
-                await reader.read(10)
-                return
-            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-
-    module = await raw_upstream(serve)
-    tenant, product = await wired(site, name, module.url)
-    assert (await site.get(tenant, f"/{product}")).status_code == 204
-
-    async def body() -> Any:
-        for _ in range(64):
-            yield bytes(2**16)
-
-    headers = {"X-Okapi-Tenant": tenant} | ({} if chunked else {"Content-Length": str(64 * 2**16)})
-    try:
-        found = await site.http.put(f"/{product}", headers=headers, content=body())
-        assert found.status_code == 502
-    except httpx.HTTPError:
-        pass  # cut off while it was still sending
-    assert [line.split(b" ")[0] for line in heads] == [b"GET", b"PUT"]
-
-
-async def test_an_answer_before_the_end_of_the_upload_reaches_the_client(
-    site: Any, raw_upstream: Any, name: Any, until: Any
-) -> None:
-    got = bytearray()
-    over: list[bool] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await head(reader)
-        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 7\r\n\r\ntoo big")
-        with contextlib.suppress(ConnectionError):
-            while chunk := await reader.read(MB):
-                got.extend(chunk)
-        over.append(True)
-
-    module = await raw_upstream(serve)
-    tenant, product = await wired(site, name, module.url)
-    reader, writer = await site.connect()
-    writer.write(
-        f"POST /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\n"
-        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".encode()
-    )
-    assert b" 413 " in await head(reader)
-    assert await reader.readexactly(7) == b"too big"
-    await until(lambda: over, within=3)
-    assert not got.endswith(b"0\r\n\r\n")
-    writer.close()

@@ -1,0 +1,93 @@
+"""`python -m bench`: starts a stack in a temporary folder, measures, prints the figures and keeps them as JSON."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+
+from bench import held, proxy, tenants
+from bench.figures import Figures
+from bench.memory import Memory
+from bench.progress import Progress
+from bench.stack import running
+
+_PARTS = {"proxy": proxy.measure, "tenants": tenants.measure, "held": held.measure}
+_CHOICES = (*_PARTS, "memory")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="few of everything, in half a minute: whether it works, not how fast"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=_CHOICES,
+        help="one part; may be given several times (held: with job POST to workflow start). [default: all]",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON [default: bench/results]"
+    )
+    options = parser.parse_args()
+    console = Console()
+    home = Path(tempfile.mkdtemp(prefix="uplift-bench-"))
+    try:
+        figures = asyncio.run(_measure(home, Progress(console), parts=options.only or _CHOICES, quick=options.quick))
+    except BaseException:
+        console.print(f"logs: {home}")
+        raise
+    shutil.rmtree(home)
+    for each in figures:
+        console.print()
+        console.print(each.table())
+    options.results.mkdir(parents=True, exist_ok=True)
+    path = options.results / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json"
+    path.write_text(json.dumps({"machine": _machine(), "quick": options.quick, "figures": [asdict(each) for each in figures]}))
+    console.print(f"\nkept in {path}")
+
+
+async def _measure(home: Path, progress: Progress, *, parts: Sequence[str], quick: bool) -> list[Figures]:
+    progress.say(f"starting a stack in {home}")
+    figures: list[Figures] = []
+    async with running(home, progress.say) as site:
+        memory = Memory(site)
+        memory.look("at its start")
+        for name, measure in _PARTS.items():
+            if name in parts:
+                figures += await measure(site, progress, quick=quick)
+                memory.look(f"after {name}")
+        figures.append(memory.figures())
+        figures.append(
+            Figures(title="uplift up", columns=("", "s"), rows=(("empty folder to ready", f"{site.start_seconds:.1f}"),))
+        )
+    return figures
+
+
+def _machine() -> dict[str, object]:
+    model = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "cpu": model,
+        "cores": psutil.cpu_count(),
+        "memory": psutil.virtual_memory().total,
+        "system": platform.platform(),
+        "python": sys.version.split()[0],
+    }
+
+
+if __name__ == "__main__":
+    main()
