@@ -58,8 +58,9 @@ class CheckActivities(CheckSteps):
             if undo is Undo.SNAPSHOT and not copies:
                 undo = Undo.MODULE
             warnings: tuple[str, ...] = ()
-            if copies:
-                await self._check_copy(subject, dsn, schema)
+            if copies and not await self._check_copy(subject, dsn, schema) and change.kind is not Kind.INSTALL:
+                # Nothing of it is in the database: what it keeps elsewhere would not be restored.
+                undo, copies = Undo.MODULE, False
             elif undo is Undo.MODULE and calls_init and change.kind is not Kind.DISABLE:
                 warnings = (
                     f"{change.subject}: nothing here knows where its data is; a failed tenant init is left to the module",
@@ -112,7 +113,8 @@ class CheckActivities(CheckSteps):
         pattern = descriptor.uplift.data_schema or self._data.schema_pattern
         return (dsn, schema_name(pattern, tenant=tenant, product=descriptor.product)) if dsn else ("", "")
 
-    async def _check_copy(self, descriptor: ModuleDescriptor, dsn: str, schema: str) -> None:
+    async def _check_copy(self, descriptor: ModuleDescriptor, dsn: str, schema: str) -> bool:
+        """Whether there is something to copy; refuses where the copy would not be whole."""
         if not dsn:
             raise final(
                 f"undo mode snapshot of {descriptor.id}: nothing says where its data is; set data.dsn, or"
@@ -124,13 +126,16 @@ class CheckActivities(CheckSteps):
         if "{tenant}" not in pattern or "{product" not in pattern:
             reasons = (f"schema pattern {pattern!r} is shared by tenants or modules",)
         data = PostgresData(dsn=read_secret(dsn, what=f"data of {descriptor.id}"), tools=self._data.tools)
+        exists = True
         if not reasons:
-            reasons = (await data.facts(schema, max_bytes=self._snapshots.max_bytes)).refusals
+            facts = await data.facts(schema, max_bytes=self._snapshots.max_bytes)
+            reasons, exists = facts.refusals, facts.exists
         if reasons:
             raise final(
                 f"a snapshot of {descriptor.id} would not be whole: {'; '.join(reasons)}. Mend that or choose another undo mode",
                 "CopyRefused",
             )
+        return exists
 
     async def _fails(self, base: str, tenant: str, check: Check) -> str | None:
         answer = await self._ask(base, tenant, check.method, check.path)
@@ -172,7 +177,7 @@ class CheckActivities(CheckSteps):
                     method, base + path, headers={"X-Okapi-Tenant": tenant, "Accept": "application/json"}
                 )
             except httpx.HTTPError as error:
-                text = f"no answer: {error or type(error).__name__}"
+                text = f"no answer: {str(error) or type(error).__name__}"
         return text
 
 

@@ -1,6 +1,8 @@
 """Instances of module versions: started and stopped on their own node, registered at the gateway (requirement E1)."""
 
 import asyncio
+import logging
+from urllib.parse import urlsplit
 
 from temporalio import activity
 
@@ -11,6 +13,7 @@ from gateway_client import GatewayClient, Instance, Version
 from uplift_settings.tree import DeploySettings
 
 _DRAIN_PAUSE = 0.2
+_log = logging.getLogger(__name__)
 
 
 def instance_id(module: str, node: str) -> str:
@@ -42,6 +45,7 @@ class NodeInstances:
         """Stop it; its registration is removed by who retires the version."""
         async with self._lock(module):
             await self._deployer.stop(instance_id(module, self.node))
+            _log.info("%s is stopped", instance_id(module, self.node))
 
     async def keep(self, module: str) -> None:
         """Start it again if its process died, unless the version is on its way out by now."""
@@ -51,6 +55,8 @@ class NodeInstances:
             if ours is None or version.retiring:
                 return
             running = await self._deployer.find(ours.id)
+            if running is None:
+                _log.warning("%s died; it is started again", ours.id)
             if running is None or running.generation != ours.generation or running.url != ours.url:
                 await self._start(module)
 
@@ -58,10 +64,14 @@ class NodeInstances:
         descriptor = await self._gateway.descriptor(module)
         launch = descriptor.launch
         assert launch is not None
+        ours = [found for version in await self._gateway.versions() for found in version.instances if found.node == self.node]
+        own = instance_id(module, self.node)
         running = await self._deployer.start(
             Launch(
-                inst_id=instance_id(module, self.node),
+                inst_id=own,
                 module_id=module,
+                port=next((urlsplit(found.url).port for found in ours if found.id == own), None),
+                avoid=frozenset(port for found in ours if found.id != own and (port := urlsplit(found.url).port)),
                 exec=launch.exec,
                 cmdline_start=launch.cmdline_start,
                 cmdline_stop=launch.cmdline_stop,
@@ -71,6 +81,7 @@ class NodeInstances:
         await self._gateway.put_instance(
             Instance(id=running.inst_id, module=module, url=running.url, node=self.node, generation=running.generation)
         )
+        _log.info("%s runs at %s (process %s, output in %s)", running.inst_id, running.url, running.pid, running.log)
 
     def _lock(self, module: str) -> asyncio.Lock:
         return self._locks.setdefault(module, asyncio.Lock())

@@ -112,7 +112,7 @@ class GatewayActivities(GatewaySteps):
                 except NotFound:
                     return
                 while not version.needed_by and (version.retiring or _deployed(version)):
-                    await self._tell_unneeded(request.change.subject, now=True)
+                    await self.tell_unneeded(request.change.subject, now=True)
                     version = await self._gateway.version(request.change.subject, wait=_LOOK, gone=True)
 
     @activity.defn(name="gateway.update")
@@ -162,18 +162,18 @@ class GatewayActivities(GatewaySteps):
             for module in _left_behind(request.changes):
                 version = await self._gateway.version(module)
                 if not version.needed_by and _deployed(version):
-                    await self._tell_unneeded(module, now=False)
+                    await self.tell_unneeded(module, now=False)
             for change in request.changes:
                 if change.version_to is not None or change.kind is Kind.PURGE:
                     version = await self._gateway.give_back(request.job, change.subject)
                     if not version.needed_by and _deployed(version):
-                        await self._tell_unneeded(change.subject, now=False)
+                        await self.tell_unneeded(change.subject, now=False)
 
     @activity.defn(name="gateway.set_phase")
     async def set_phase(self, request: PhaseStep) -> None:
         """Tell people what a job is doing."""
         with translated():
-            await self._gateway.set_phase(request.job, request.phase, subject=request.subject)
+            await self._gateway.set_phase(request.job, request.phase, subject=request.subject, message=request.message)
 
     @activity.defn(name="gateway.finish")
     async def finish(self, request: FinishStep) -> None:
@@ -244,7 +244,8 @@ class GatewayActivities(GatewaySteps):
             if not await data.wait_quiet(schema, quiet=0.0, timeout=_QUIET_WAIT):
                 raise final(f"sessions still hold locks in schema {schema} after {_QUIET_WAIT:g} s", "NotQuiet")
 
-    async def _tell_unneeded(self, module: str, *, now: bool) -> None:
+    async def tell_unneeded(self, module: str, *, now: bool = False) -> None:
+        """Tell the run of a module version that nobody needs it; `now`: without the grace of an old version."""
         await self._temporal.start_workflow(
             MODULE_VERSION,
             ModuleVersionRequest(module=module),

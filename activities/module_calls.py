@@ -62,7 +62,7 @@ class ModuleCalls:
                 await asyncio.sleep(pause)
                 pause = min(_LONGEST_PAUSE, pause * 1.6)
             except httpx.HTTPError as error:
-                raise NoAnswer(f"{instance.id} at {instance.url} broke off: {error or type(error).__name__}") from error
+                raise NoAnswer(f"{instance.id} at {instance.url} broke off: {str(error) or type(error).__name__}") from error
 
     async def look(self, instance: Instance, call: Call, *, tenant: str, url: str, wait: float) -> httpx.Response | None:
         """One request without effect; None where no answer came. `wait` seconds are asked for as RMB's long poll."""

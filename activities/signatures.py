@@ -195,6 +195,7 @@ class PhaseStep:
     job: str
     phase: str
     subject: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

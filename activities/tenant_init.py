@@ -193,7 +193,7 @@ class TenantInitActivities(TenantInitSteps):
         begun = changed = loop.time()
         seen = ""
         long_poll = _LONG_POLL if dialect_of(module) is Dialect.OKAPI_2 else 0.0
-        told = ""
+        told: tuple[str, tuple[str, ...]] = ("", ())
         job_path = intent.job_path or ""
         while True:
             instance = await self._calls.instance(module.id, prefer=intent.instance)
@@ -212,8 +212,8 @@ class TenantInitActivities(TenantInitSteps):
                             return await self._unknown(step, module, intent, f"looks at {job_path} fail: {answer.errors[0]}")
                     elif response.text != seen:
                         seen, changed = response.text, loop.time()
-                    if answer.progress != told:
-                        told = answer.progress
+                    if (answer.progress, answer.messages) != told:
+                        told = (answer.progress, answer.messages)
                         await self._report(
                             step,
                             InitReport(

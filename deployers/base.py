@@ -37,6 +37,7 @@ class Launch:
         cmdline_stop: Shell command with `%p` that stops it; used with `cmdline_start`.
         env: Environment beside the inherited one.
         port: The port it had before; taken again where it is free.
+        avoid: Ports that others are still known by: requests of other instances may yet be sent there.
     """
 
     inst_id: str
@@ -46,6 +47,7 @@ class Launch:
     cmdline_stop: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     port: int | None = None
+    avoid: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

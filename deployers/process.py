@@ -187,7 +187,7 @@ class ProcessDeployer:
         return ports.choose(
             self._settings,
             before=(before.port if before else None, launch.port),
-            reserved={sight.record.port for sight in others if sight.state is not _State.GONE},
+            reserved={sight.record.port for sight in others if sight.state is not _State.GONE} | launch.avoid,
             stale={sight.record.port for sight in others if sight.state is _State.GONE},
         )
 

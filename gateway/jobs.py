@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import json
+import logging
 import uuid
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -19,6 +21,7 @@ from upgrade_core.plan import Plan, build_plan
 from upgrade_core.resolution import Decision, Verb, Wanted, resolve, upgrades
 
 _PLAN = TypeAdapter(Plan)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +123,8 @@ class Jobs:
             job=job, tenant=tenant, request=_REQUEST.dump_python(request, mode="json"), modules=lines(decisions)
         )
         self.waiting.set()
+        what = ", ".join(f"{decision.action} {decision.module}" for decision in decisions) or "nothing to do"
+        _log.info("job %s of tenant %s: %s", job, tenant, what)
         return job
 
     async def begin(self, row: JobRow) -> BeginAnswer:
@@ -155,7 +160,7 @@ class Jobs:
             warnings=warnings or None,
             messages=list(report.messages) or None,
             outcome=report.outcome or None,
-            progress=report.progress or None,
+            progress=_progress(report.progress),
             message="; ".join(report.errors)[:2_000] or None,
         )
 
@@ -173,12 +178,15 @@ class Jobs:
             errors=[notice.model_dump(mode="json", by_alias=True) for notice in errors],
             warnings=[notice.model_dump(mode="json", by_alias=True) for notice in request.warnings],
         )
+        why = f": {errors[0].message[:300]}" if errors else ""
+        _log.info("job %s ended as %s%s", job, outcome, why)
         self._tell_ended(job)
         self.waiting.set()
 
     async def abort(self, job: str) -> JobRow | None:
         """Ask a job to undo what it did and end; one that never started ends at once."""
         row = await self._platform.jobs.request_abort(job)
+        _log.info("job %s: abort asked for", job)
         if row is not None and row.state == "ended":
             self._tell_ended(job)
         self.waiting.set()
@@ -211,11 +219,16 @@ class Jobs:
             "phase": row.phase,
             "errors": row.errors,
             "warnings": row.warnings,
-            "heldSeconds": round(row.held_seconds, 3),
+            "heldSeconds": round(row.held_seconds + self._held_now(row), 3),
             "abortRequested": row.abort_requested or None,
             "run": self._run(row) if row.started else None,
         }
         return {name: value for name, value in job.items() if value is not None}
+
+    def _held_now(self, row: JobRow) -> float:
+        """Seconds since the job's hold was set, if it stands."""
+        since = [link.since for link in self._platform.table.links(row.tenant) if link.holder == row.id and link.since]
+        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(min(since))).total_seconds()) if since else 0.0
 
     def _run(self, row: JobRow) -> dict[str, str]:
         run = {"workflowId": row.id}
@@ -244,6 +257,14 @@ def describe_failure(row: JobRow) -> tuple[int, str]:
             return 400, str(line["errors"][0]["message"])
     errors = [Notice.model_validate(error) for error in row.errors]
     return (400, errors[0].message) if errors else (500, f"job {row.id} ended as {row.outcome}")
+
+
+def _progress(text: str) -> Any:
+    """A module's progress as it told it: JSON is not wrapped into text again."""
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return text
 
 
 def _notice(message: str, kind: str, code: str) -> dict[str, Any]:

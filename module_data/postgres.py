@@ -403,7 +403,7 @@ class PostgresData:
             )
         except (*_TROUBLE, ValueError) as error:
             raise ModuleDataError(
-                f"The modules' Postgres at {self._address.shown} cannot be reached: {error or type(error).__name__}."
+                f"The modules' Postgres at {self._address.shown} cannot be reached: {str(error) or type(error).__name__}."
                 " Check that it runs and that the address and its password are right."
             ) from error
         try:

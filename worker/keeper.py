@@ -1,16 +1,23 @@
-"""Looks after this node: starts instances again whose process died, and removes snapshots whose time is over."""
+"""Looks after this node.
+
+Instances whose process died are started again, versions that nobody needs are retired, snapshots whose time is over are removed.
+"""
 
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+from temporalio.service import RPCError
 
 from activities.deploy import NodeInstances
 from deployers import DeployError
-from gateway_client import GatewayClient, GatewayError
+from gateway_client import GatewayClient, GatewayError, Version
 
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE = 60.0
+_UNNEEDED_LOOKS = 5
 
 
 class Keeper:
@@ -19,13 +26,24 @@ class Keeper:
     Args:
         gateway: Knows which instances there should be.
         instances: This node's.
+        tell_unneeded: Tells the run of a module version that nobody needs it (a tenant was deleted, a run was lost).
         interval: Seconds between looks at instances.
         prune_every: Seconds between looks for snapshots whose time is over.
     """
 
-    def __init__(self, *, gateway: GatewayClient, instances: NodeInstances, interval: float, prune_every: float) -> None:
+    def __init__(
+        self,
+        *,
+        gateway: GatewayClient,
+        instances: NodeInstances,
+        tell_unneeded: Callable[[str], Awaitable[None]],
+        interval: float,
+        prune_every: float,
+    ) -> None:
         self._gateway = gateway
         self._instances = instances
+        self._tell_unneeded = tell_unneeded
+        self._unneeded: dict[str, int] = {}
         self._interval = interval
         self._prune_every = prune_every
         self._failed: dict[str, tuple[int, float]] = {}
@@ -39,14 +57,17 @@ class Keeper:
                 if time.monotonic() - pruned > self._prune_every:
                     await self._prune()
                     pruned = time.monotonic()
-            except GatewayError as error:
+            except (GatewayError, RPCError) as error:
                 _log.debug("looking after instances put off: %s", error)
+            except Exception:  # noqa: BLE001 - whatever one look meets, the next may go well
+                _log.exception("looking after instances failed; the next look is in %g s", self._interval)
             await asyncio.sleep(self._interval)
 
     async def _look(self) -> None:
         for version in await self._gateway.versions():
             if version.retiring or not any(found.node == self._instances.node for found in version.instances):
                 continue
+            await self._retire_if_unneeded(version)
             times, not_before = self._failed.get(version.module, (0, 0.0))
             if time.monotonic() < not_before:
                 continue
@@ -57,6 +78,16 @@ class Keeper:
                 pause = min(_LONGEST_PAUSE, self._interval * 2**times)
                 self._failed[version.module] = (times + 1, time.monotonic() + pause)
                 _log.error("%s died and cannot be started again, next try in %.0f s: %s", version.module, pause, error)
+
+    async def _retire_if_unneeded(self, version: Version) -> None:
+        """Tell it once, when nobody has needed it at several looks: a run that goes on tells it by itself."""
+        if version.needed_by:
+            self._unneeded.pop(version.module, None)
+            return
+        looks = self._unneeded[version.module] = self._unneeded.get(version.module, 0) + 1
+        if looks == _UNNEEDED_LOOKS:
+            _log.info("nobody needs %s any more", version.module)
+            await self._tell_unneeded(version.module)
 
     async def _prune(self) -> None:
         for snapshot in await self._gateway.snapshots(expired=True):

@@ -9,6 +9,7 @@ import sys
 from datetime import timedelta
 
 from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
@@ -35,6 +36,7 @@ def main() -> None:
     """Run the worker until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("temporalio.activity").addFilter(_without_trace)
     try:
         check_packages()
         asyncio.run(_serve(load()))
@@ -45,6 +47,14 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # the SDK's runtime may crash in a regular interpreter exit
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    """An expected failure of a step is one line: its words are the remedy, its trace is ours."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, ApplicationError):
+        record.msg, record.args, record.exc_info = f"{record.getMessage()}: {error.message}", (), None
+    return True
 
 
 async def _serve(settings: Settings) -> None:
@@ -60,13 +70,15 @@ async def _serve(settings: Settings) -> None:
         gateway = await stack.enter_async_context(GatewayClient(url=settings.worker.gateway_url, token=token))
         deployer = ProcessDeployer(settings=settings.deploy, folder=settings.home_folder / "instances")
         instances = NodeInstances(gateway=gateway, deployer=deployer, node=settings.worker.node)
+        steps = build_gateway_steps(settings, temporal=temporal, gateway=gateway)
         keeper = Keeper(
             gateway=gateway,
             instances=instances,
+            tell_unneeded=steps.tell_unneeded,
             interval=settings.worker.keeper_interval,
             prune_every=settings.snapshots.prune_every,
         )
-        for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances):
+        for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances, steps=steps):
             await stack.enter_async_context(worker)
         keeping = asyncio.create_task(keeper.run())
         ready.parent.mkdir(parents=True, exist_ok=True)
@@ -77,19 +89,23 @@ async def _serve(settings: Settings) -> None:
         keeping.cancel()
 
 
-def build_workers(
-    settings: Settings, *, temporal: Client, gateway: GatewayClient, instances: NodeInstances
-) -> tuple[Worker, Worker]:
-    """The worker of the common queue, and the one of this node's own queue."""
-    queue = settings.temporal.task_queue
-    steps = GatewayActivities(
+def build_gateway_steps(settings: Settings, *, temporal: Client, gateway: GatewayClient) -> GatewayActivities:
+    """The steps that the gateway does."""
+    return GatewayActivities(
         gateway=gateway,
         temporal=temporal,
-        task_queue=queue,
+        task_queue=settings.temporal.task_queue,
         deploy=settings.deploy,
         data=settings.data,
         keep_copies=settings.snapshots.keep,
     )
+
+
+def build_workers(
+    settings: Settings, *, temporal: Client, gateway: GatewayClient, instances: NodeInstances, steps: GatewayActivities
+) -> tuple[Worker, Worker]:
+    """The worker of the common queue, and the one of this node's own queue."""
+    queue = settings.temporal.task_queue
     checks = CheckActivities(gateway=gateway, data=settings.data, snapshots=settings.snapshots, verify=settings.verify)
     copies = SnapshotActivities(
         gateway=gateway,

@@ -72,7 +72,7 @@ class GroupChange:
             cancelled = is_cancelled_exception(error) or isinstance(error, asyncio.CancelledError)
             why = "aborted" if cancelled else reason_of(error)
             self._note(f"✗ {why}")
-            left = await shielded(self._back())
+            left = await shielded(self._back(why))
             if cancelled and not left:
                 raise
             kind = "RollbackFailed" if left else "RolledBack"
@@ -212,13 +212,13 @@ class GroupChange:
             self._enter(Step.WATCH)
             await workflow.sleep(timedelta(seconds=soak), summary="soak")
 
-    async def _back(self) -> tuple[str, ...]:
+    async def _back(self, why: str) -> tuple[str, ...]:
         """Undo, newest first; returns what is left, if a person let something be left."""
         workflow.upsert_search_attributes([_PHASE.value_set("undoing")])
         subject = self._request.group.changes[0].subject
         await workflow.execute_activity_method(
             GatewaySteps.set_phase,
-            PhaseStep(job=self._request.job, phase="undoing", subject=subject),
+            PhaseStep(job=self._request.job, phase="undoing", subject=subject, message=why[:2_000]),
             summary="undoing",
             **options.SHORT,
         )

@@ -24,12 +24,14 @@ class ApiError(Exception):
     Attributes:
         status: HTTP status.
         text: What is wrong, in the caller's terms.
+        headers: `Location` of the job that tells more, if there is one.
     """
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, *, location: str = "") -> None:
         super().__init__(text)
         self.status = status
         self.text = text
+        self.headers = {"Location": location} if location else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +178,10 @@ def refusal(request: web.BaseRequest, error: ApiError) -> web.Response:
     """An error: plain text, or a problem for those who accept it."""
     if "application/problem+json" in request.headers.get("Accept", ""):
         body = {"type": "about:blank", "title": "Request refused", "status": error.status, "detail": error.text}
-        return web.Response(status=error.status, text=json.dumps(body), content_type="application/problem+json")
-    return web.Response(status=error.status, text=error.text)
+        return web.Response(
+            status=error.status, text=json.dumps(body), content_type="application/problem+json", headers=error.headers
+        )
+    return web.Response(status=error.status, text=error.text, headers=error.headers)
 
 
 def _finite(text: str) -> float:

@@ -1,5 +1,6 @@
 """`…/install` and `…/upgrade`: install jobs (requirements B7, C1-C3)."""
 
+import difflib
 import re
 
 from aiohttp import web
@@ -13,6 +14,11 @@ from upgrade_core.descriptors import Undo
 from upgrade_core.errors import UpliftError
 
 _LINES: TypeAdapter[list[TenantModuleWire]] = TypeAdapter(list[TenantModuleWire])
+OPTIONS = (
+    "async", "deploy", "depCheck", "dryRun", "ignoreErrors", "invoke", "npmSnapshot", "parallel", "plan", "preRelease", "purge",
+    "reinstall", "simulate", "tenantParameters", "undo",
+)  # fmt: skip
+"""Query parameters of install jobs. Others are refused: a misspelt `dryRun` must not upgrade anybody."""
 MAX_PARALLEL = 1_000
 """Highest `parallel`: more groups than any platform has modules."""
 
@@ -71,6 +77,13 @@ def parse_options(call: Call, *, wanted: tuple[tuple[str, str], ...] = (), upgra
     Raises:
         ApiError: 400 that names the parameter.
     """
+    for name in call.query:
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ApiError(
+                400, f"{name}: unknown parameter{hint} Known are {', '.join(OPTIONS)}".replace("parameter K", "parameter; k")
+            )
     invoke = call.query.get("invoke", "true")
     if invoke not in ("true", "false"):
         try:
@@ -132,8 +145,9 @@ async def _run(call: Call, tenant: str, request: JobRequest) -> web.Response:
     if row is None:
         raise ApiError(500, f"job {job} was removed while it ran")
     if row.status == "error":
-        raise ApiError(*describe_failure(row))
-    return answer([{key: line[key] for key in ("id", "from", "action") if key in line} for line in row.modules])
+        raise ApiError(*describe_failure(row), location=base)
+    done = [{key: line[key] for key in ("id", "from", "action") if key in line} for line in row.modules]
+    return answer(done, headers={"Location": base})
 
 
 async def _job(call: Call) -> JobRow:

@@ -151,6 +151,7 @@ class PhaseWire(Strict):
     phase: Annotated[str, StringConstraints(min_length=1, max_length=100)]
     subject: str = ""
     stage: str = ""
+    message: str = ""
 
 
 class DataVersionWire(Strict):

@@ -58,6 +58,19 @@ class Stack:
     http: httpx.AsyncClient
     log: Path
     numbers: Any = field(default_factory=count)
+    generation: int = 0
+
+    async def down(self) -> None:
+        """SIGTERM, as an operator stops it."""
+        self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE):
+            assert await self.process.wait() == 0
+
+    async def up(self) -> None:
+        """Start it again on the same folder and port."""
+        self.process, url = await start(self.home, self.url.rsplit(":", 1)[1])
+        assert url == self.url
+        self.generation += 1
 
     async def ok(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """One admin call that must succeed; connections that a killed gateway cut are made again."""
@@ -189,23 +202,26 @@ class Stack:
 async def stack() -> AsyncIterator[Stack]:
     """A stack on a fresh folder."""
     home = Path(tempfile.mkdtemp(prefix="uplift-e2e-"))
-    config = home / "uplift.toml"
-    config.write_text(CONFIG)
+    (home / "uplift.toml").write_text(CONFIG)
+    log = home / "recorder.jsonl"
+    log.touch()
+    process, url = await start(home)
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=httpx.Limits(max_connections=None)) as http:
+        running = Stack(home=home, url=url, process=process, http=http, log=log)
+        yield running
+        await running.down()
+    shutil.rmtree(home)
+
+
+async def start(home: Path, port: str = "0") -> tuple[asyncio.subprocess.Process, str]:
+    """`uplift up`, ready."""
     with (home / "up.err").open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
-            *UPLIFT, "up", "--home", str(home), "--port", "0", "--config", str(config),
+            *UPLIFT, "up", "--home", str(home), "--port", port, "--config", str(home / "uplift.toml"),
             cwd=ROOT, stdout=subprocess.PIPE, stderr=errors,
         )  # fmt: skip
     assert process.stdout is not None
     async with asyncio.timeout(PATIENCE):
         line = (await process.stdout.readline()).decode()
     assert line.startswith("ready: "), (home / "up.err").read_text()
-    url = line.removeprefix("ready: ").strip()
-    log = home / "recorder.jsonl"
-    log.touch()
-    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=httpx.Limits(max_connections=None)) as http:
-        yield Stack(home=home, url=url, process=process, http=http, log=log)
-    process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(PATIENCE):
-        assert await process.wait() == 0
-    shutil.rmtree(home)
+    return process, line.removeprefix("ready: ").strip()

@@ -194,7 +194,7 @@ class Supervisor:
         try:
             await asyncio.wait([ended, getting_ready, stop], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if getting_ready.done() and (error := getting_ready.exception()):
-                reason = f"did not get ready: {error or type(error).__name__}"
+                reason = f"did not get ready: {str(error) or type(error).__name__}"
             elif getting_ready.done():
                 await asyncio.wait([ended, stop], return_when=asyncio.FIRST_COMPLETED)
             elif not ended.done() and not stop.done():
