@@ -40,6 +40,14 @@ fmt: setup  ## Format, and mend what the linter can
 up: setup  ## Run everything on this machine
 	@$(BIN)/uplift up
 
+.PHONY: status
+status: setup  ## Show what `make up` runs
+	@$(BIN)/uplift status || test $$? -eq 3 # that nothing runs is an answer
+
+.PHONY: down
+down: setup  ## Stop what `make up` runs
+	@$(BIN)/uplift down
+
 .PHONY: bench
 bench: setup  ## Measure; prints and keeps the figures
 	@$(BIN)/python -m bench

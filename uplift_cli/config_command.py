@@ -6,27 +6,34 @@ from pathlib import Path
 import click
 from pydantic import BaseModel
 
-from uplift_cli.options import config_option
+from uplift_cli.options import config_option, home_option, overrides
+from uplift_cli.stack.in_use import with_stack
+from uplift_cli.stack.state import read_record
 from uplift_cli.tables import print_table
-from uplift_settings import Settings, explain
+from uplift_settings import Settings, explain, load
 
 
 @click.command()
+@home_option
 @config_option
 @click.option("--reference", is_flag=True, help="Print keys, variables, defaults and meanings instead, as Markdown.")
-def config(config: Path | None, reference: bool) -> None:
+def config(home: Path | None, config: Path | None, reference: bool) -> None:
     """Show every setting, its value, where it comes from and what it means.
 
     A setting comes from the command line, else from its variable (`gateway.port` is `UPLIFT_GATEWAY__PORT`), else from the
     settings file, else it has its default. Secrets are references (`env:NAME`, `file:PATH`): none is shown.
+
+    Where `uplift up` runs or ran in the folder, source `stack` marks the ports and addresses that it chose.
     """
     if reference:
         click.echo(reference_page())
         return
-    print_table(
-        ("key", "value", "source", "meaning"),
-        ((each.key, each.value, each.source, each.meaning) for each in explain(config=config)),
-    )
+    given = overrides(home)
+    found = explain(config=config, overrides=given)
+    record = read_record(load(config=config, overrides=given).home_folder)
+    if record is not None:
+        found = with_stack(found, record)
+    print_table(("key", "value", "source", "meaning"), ((each.key, each.value, each.source, each.meaning) for each in found))
 
 
 def reference_page() -> str:

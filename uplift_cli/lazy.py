@@ -1,5 +1,6 @@
 """A click group that imports a command when it is called, so that `uplift --help` answers at once."""
 
+import errno
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,4 +79,8 @@ class LazyGroup(click.Group):
 
             if isinstance(error, SecretError | SettingsError):
                 raise click.ClickException(str(error)) from error
+            # The system's own refusals (no permission, disk full) say what to do; a closed pipe is click's affair.
+            if isinstance(error, OSError) and error.strerror and error.errno != errno.EPIPE:
+                place = f"{error.filename}: " if error.filename else ""
+                raise click.ClickException(f"{place}{error.strerror}") from error
             raise

@@ -24,6 +24,8 @@ NOT_RUNNING = 3
 def status(ctx: click.Context, home: Path | None, config: Path | None, as_json: bool) -> None:
     """Show what runs where: parts of the stack and the modules' instances.
 
+    An instance whose process died is `down` until the worker has started it again.
+
     Exit code 3 when nothing runs in the folder.
     """
     seen = asyncio.run(look(load(config=config, overrides=overrides(home))))
@@ -39,11 +41,18 @@ def _show(seen: Status) -> None:
     if not seen.running:
         click.echo(f"not running ({seen.home})")
         return
-    rows = [(row.part, row.state, str(row.pid or "-"), row.address, _when(row.since), row.log) for row in seen.rows]
-    print_table(("part", "state", "pid", "address", "since", "log"), rows)
+    rows = [
+        (row.part, row.state, str(row.pid or "-"), _count(row.restarts), row.address, _when(row.since), row.log)
+        for row in seen.rows
+    ]
+    print_table(("part", "state", "pid", "restarts", "address", "since", "log"), rows)
     click.echo(f"gateway: {seen.url}\nTemporal UI: {seen.ui_url}")
     if seen.supervisor is None:
         click.echo("no `uplift up` looks after these: the next one takes the folder over, `uplift down` ends them")
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else str(number)
 
 
 def _when(since: float | None) -> str:

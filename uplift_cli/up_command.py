@@ -28,21 +28,25 @@ class PortRange(click.ParamType[tuple[int, int]]):
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),
-    help="Port of the gateway; 0: a free one, kept for the folder.  [default: the setting `gateway.port`, 9130]",
+    help="Port of the gateway; 0: a free one, kept for the folder.  [default: the setting `gateway.port`, else the folder's, "
+    "else 9130]",
 )
 @click.option(
     "--module-ports",
     type=PortRange(),
-    help="Ports for the modules' instances.  [default: the hundred after the gateway's]",
+    help="Ports for the modules' instances.  [default: the settings `deploy.port_…`, else the folder's, else the hundred after "
+    "the gateway's]",
 )
 @config_option
 def up(home: Path | None, port: int | None, module_ports: tuple[int, int] | None, config: Path | None) -> None:
     """Run everything on this machine, in one folder, until Ctrl-C.
 
     Starts Postgres, Temporal with its UI, the gateway and a worker; what dies is started again. All state is kept in the
-    folder, so that the next `uplift up` goes on where this one ended, also after a crash. Prints `ready: URL` on standard
-    output when requests can be sent; everything else goes to standard error. Ctrl-C stops all parts and the modules they
-    started, in order; a second Ctrl-C kills them.
+    folder, so that the next `uplift up` goes on where this one ended, also after a crash, at the same ports. Ctrl-C stops all
+    parts and the modules they started, in order; a second Ctrl-C kills them.
+
+    Prints `ready: URL` on standard output when the gateway answers and runs are carried out; everything else goes to standard
+    error. Modules that ran before are being started again then: that takes as long as they take, `uplift status` shows them.
     """
     settings = load(config=config, overrides=overrides(home))
     request = UpRequest(settings=settings, config=config, port=port, module_ports=module_ports)

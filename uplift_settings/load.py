@@ -1,12 +1,14 @@
 """Reading the tree: overrides, then `UPLIFT_…` variables, then a TOML file, then defaults.
 
 `UPLIFT_GATEWAY__PORT=9140` sets `gateway.port`; `[gateway] port = 9140` in the file does the same. The file is `--config`, else
-`$UPLIFT_CONFIG`, else none.
+`$UPLIFT_CONFIG`, else none. A variable that begins with `UPLIFT_` and says nothing is refused: a misspelt one must not pass
+for a default.
 """
 
+import difflib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,19 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from uplift_settings.tree import Settings
 
 PREFIX = "UPLIFT_"
-_NOT_SETTINGS = {"UPLIFT_CONFIG", "UPLIFT_DATABASE_URL"}
+# Known, but no settings: for the command line, from the embedded stack to its parts, marks of instances, for the tests.
+_NOT_SETTINGS = frozenset(
+    {
+        "UPLIFT_CACHE",
+        "UPLIFT_CONFIG",
+        "UPLIFT_DATABASE_URL",
+        "UPLIFT_GENERATION",
+        "UPLIFT_INSTANCE",
+        "UPLIFT_LISTEN_FD",
+        "UPLIFT_MODULES_URL",
+    }
+)
+_TESTS_PREFIX = "UPLIFT_TEST_"
 
 
 class SettingsError(Exception):
@@ -82,16 +96,46 @@ def _sources(config: Path | None, overrides: Mapping[str, Any]) -> list[tuple[st
             raise SettingsError(f"cannot read settings file {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"settings file {path} is not valid TOML: {error}") from error
-    for name in os.environ:
-        top, _, leaf = name.removeprefix(PREFIX).lower().partition("__")
-        if name.startswith(PREFIX) and leaf and top not in Settings.model_fields:
-            raise SettingsError(f"unknown setting: environment variable {name}; `uplift config` lists the keys")
     try:
         found.append(("environment", EnvSettingsSource(_Environment)()))
     except ValueError as error:
         raise SettingsError(f"environment: {error}") from error
     found.append(("command line", overrides))
+    # References may name variables of any name, also one that a stronger source has replaced.
+    _refuse_unknown_variables(allowed=_NOT_SETTINGS.union(*(_references(values) for _, values in found), _references(_DEFAULTS)))
     return found
+
+
+def _refuse_unknown_variables(*, allowed: Collection[str]) -> None:
+    unknown = [
+        f"unknown setting: environment variable {name}{_did_you_mean(name.upper(), _VARIABLES | _NOT_SETTINGS)}; "
+        f"`uplift config` lists the keys (gateway.port is {PREFIX}GATEWAY__PORT), and variables of your own need another prefix"
+        for name in sorted(os.environ)
+        if name.upper().startswith(PREFIX)
+        and not name.upper().startswith(_TESTS_PREFIX)
+        and name not in allowed
+        and not _is_variable(name.upper())
+    ]
+    if unknown:
+        raise SettingsError("\n".join(unknown))
+
+
+def _is_variable(name: str) -> bool:
+    """Whether a variable sets a leaf, a group as JSON, or something in a group that is judged with the group's values."""
+    top, _, rest = name.removeprefix(PREFIX).partition("__")
+    return name in _VARIABLES or (top in _GROUPS and (bool(rest) or name == PREFIX + top))
+
+
+def _references(values: Any) -> set[str]:
+    """Names of the variables that values refer to as `env:NAME`."""
+    if isinstance(values, Mapping):
+        return set().union(*(_references(value) for value in values.values()))
+    return {values.removeprefix("env:")} if isinstance(values, str) and values.startswith("env:") else set()
+
+
+def _did_you_mean(word: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _merge(target: dict[str, Any], values: Mapping[str, Any]) -> None:
@@ -134,7 +178,14 @@ def _explain_errors(error: ValidationError, config: Path | None, overrides: Mapp
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {key} ({_source_of(key, sources)}); `uplift config` lists the keys")
+            meant = _did_you_mean(key, _KEYS)
+            lines.append(f"unknown setting {key} ({_source_of(key, sources)}){meant}; `uplift config` lists the keys")
         else:
             lines.append(f"setting {key} ({_source_of(key, sources)}): {item['msg']}, got {item['input']!r}")
     return "\n".join(lines)
+
+
+_DEFAULTS = Settings().model_dump(mode="json")
+_KEYS = tuple(key for key, _, _ in _leaves(Settings()))
+_VARIABLES = frozenset(PREFIX + key.replace(".", "__").upper() for key in _KEYS)
+_GROUPS = frozenset(name.upper() for name, value in Settings() if isinstance(value, BaseModel))

@@ -82,6 +82,7 @@ async def _serve(settings: Settings) -> None:
             await stack.enter_async_context(worker)
         keeping = asyncio.create_task(keeper.run())
         ready.parent.mkdir(parents=True, exist_ok=True)
+        ready.touch(mode=0o600)
         ready.write_text(f"{os.getpid()}\n", encoding="utf-8")
         _log.info("worker polls %s as node %s", settings.temporal.task_queue, settings.worker.node)
         await stop.wait()

@@ -21,7 +21,9 @@ import pytest
 from deployers.base import Launch
 from deployers.process_tree import observe
 from uplift_cli.stack import instances
-from uplift_cli.stack.postgres import EmbeddedPostgres
+from uplift_cli.stack.errors import PortTaken
+from uplift_cli.stack.ports import require_free
+from uplift_cli.stack.postgres import EmbeddedPostgres, make_reachable
 from uplift_cli.stack.shutdown import shut_down
 from uplift_cli.stack.state import read_record
 from uplift_cli.stack.status import look
@@ -150,13 +152,23 @@ async def test_an_empty_folder_gets_ready_and_sigterm_leaves_no_process_behind(u
     assert await connection.fetchval("SHOW max_connections") == "300"
     assert await connection.fetchval("SHOW fsync") == "on"
     await connection.close()
-    assert oct((up.home / "postgres.password").stat().st_mode)[-3:] == "600"
+    made = [*map(up.home.joinpath, ("postgres.password", "stack.json", "stack.lock")), *(up.home / "logs").iterdir()]
+    assert {path.name: oct(path.stat().st_mode)[-3:] for path in made} == {path.name: "600" for path in made}
+    assert {f"{part}.log" for part in PARTS} < {path.name for path in made}
 
     code, said = await up.end()
 
     assert code == 0, said
     assert up.left() == []
     assert [line for line in said.splitlines() if "127.0.0.1" in line and "UI http" in line], said
+    assert [line for line in said.splitlines() if "stop" in line] == [
+        "stopping",
+        "worker stopped",
+        "gateway stopped",
+        "temporal stopped",
+        "postgres stopped",
+        "stopped",
+    ]
 
 
 async def test_any_part_that_is_killed_is_started_again(up: Up) -> None:
@@ -164,6 +176,7 @@ async def test_any_part_that_is_killed_is_started_again(up: Up) -> None:
     for part in PARTS:
         child = int((up.home / "worker.child").read_text())
         await _kill_and_see_it_again(up, part)
+        assert {row.part: row.restarts for row in (await look(up.settings)).rows}[part] == 1
         assert part != "worker" or not observe(child)
     _, said = await up.end()
     for part in PARTS:
@@ -248,6 +261,14 @@ async def test_a_kept_port_that_something_else_took_is_named(up: Up) -> None:
     assert up.left() == []
 
 
+async def test_ports_of_another_stack_are_named_with_its_folder(up: Up) -> None:
+    await up.start()
+    for name in ("gateway", "postgres", "temporal"):
+        with pytest.raises(PortTaken) as caught:
+            require_free({name: (up.ports()[name], "--port")}, host="127.0.0.1")
+        assert f"of the stack in {up.home}: stop that with `uplift down --home {up.home}`, or set another" in str(caught.value)
+
+
 async def test_a_part_that_never_starts_ends_everything_with_its_last_words(up: Up) -> None:
     await up.launch("broken")
 
@@ -266,9 +287,25 @@ async def test_instances_of_modules_are_stopped_with_the_stack(up: Up) -> None:
     await deployer.start(Launch(inst_id="i-1", module_id="mod-files-1.0.0", exec=server))
     assert [row.part for row in (await look(up.settings)).rows] == [*PARTS, "mod-files-1.0.0"]
 
-    await up.end()
+    _, said = await up.end()
 
     assert await deployer.find("i-1") is None
+    assert "stopping 1 instance (up to 10 s)\nmod-files-1.0.0 stopped\n" in said
+
+
+async def test_an_instance_that_died_is_shown_as_down(up: Up) -> None:
+    await up.start()
+    deployer = instances.deployer(up.home, up.settings)
+    server = f"{sys.executable} -m http.server %p --bind 127.0.0.1"
+    running = await deployer.start(Launch(inst_id="i-1", module_id="mod-files-1.0.0", exec=server))
+    assert running.pid is not None
+    os.kill(running.pid, signal.SIGKILL)
+    await until(lambda: not observe(running.pid or 0))
+
+    row = (await look(up.settings)).rows[-1]
+
+    assert (row.part, row.state, row.pid, row.address) == ("mod-files-1.0.0", "down", None, running.url)
+    assert Path(row.log) == Path(running.log)
 
 
 async def test_a_second_interrupt_kills(up: Up) -> None:
@@ -301,6 +338,8 @@ async def test_status_and_down_speak_of_the_same_stack(up: Up) -> None:
     assert all(Path(row["log"]).exists() for row in seen["rows"])
     assert "Temporal UI: http://127.0.0.1:" in table.stdout
     assert (stopped.returncode, stopped.stdout) == (0, f"stopped ({up.home})\n")
+    assert f"waiting for `uplift up` (pid {up.process.pid}" in stopped.stderr
+    assert {f"{part} stopped" for part in PARTS} <= set(stopped.stderr.splitlines())
     assert up.left() == []
     assert (await asyncio.to_thread(uplift, "status", "--home", str(up.home))).returncode == 3
 
@@ -328,3 +367,13 @@ def _condition(up: Up, name: str) -> str:
     record = read_record(up.home)
     assert record is not None
     return next(part.condition for part in record.parts if part.name == name)
+
+
+def test_folders_that_are_opened_to_passing_through_are_told(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    (closed / "open").mkdir(parents=True)
+    closed.chmod(0o700)
+    (closed / "open").chmod(0o755)
+    assert make_reachable(closed / "open" / "data")[-1] == closed
+    assert oct(closed.stat().st_mode)[-3:] == "701"
+    assert make_reachable(closed / "open" / "data") == ()

@@ -15,6 +15,10 @@ from uplift_settings.tree import StackSettings
 
 WAITS = "import os, sys, signal; open(sys.argv[1], 'w').write(str(os.getpid())); signal.pause()"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{WAITS}"
+SLOW = f"""import os, signal, threading
+signal.signal(signal.SIGTERM, lambda *_: threading.Timer(1.5, os._exit, (0,)).start())
+{WAITS}
+signal.pause()"""
 SETTINGS = StackSettings(restart_pause=0.01, stop_grace=5.0, start_timeout=20.0)
 
 
@@ -143,7 +147,14 @@ async def test_a_part_that_ignores_the_polite_signal_is_killed_after_its_grace(s
     supervisor = seen.supervisor(seen.part("stubborn", STUBBORN), settings=settings)
     await supervisor.start()
     await supervisor.stop()
-    assert "stubborn did not stop within 0.2 s and is killed" in seen.lines
+    assert seen.lines[-2:] == ["stubborn did not stop within 0.2 s and is killed", "stubborn stopped"]
+
+
+async def test_a_part_that_takes_its_time_is_named_while_it_is_waited_for(seen: Seen) -> None:
+    supervisor = seen.supervisor(seen.part("slow", SLOW), settings=StackSettings(stop_grace=20.0))
+    await supervisor.start()
+    await supervisor.stop()
+    assert seen.lines[-2:] == ["waiting for slow (up to 20 s)", "slow stopped"]
 
 
 async def test_kill_does_not_wait_for_the_grace(seen: Seen) -> None:

@@ -1,5 +1,7 @@
 """The command line without a stack: help, settings, the lookup of the Temporal command line."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,8 @@ from click.testing import CliRunner
 from uplift_cli.lazy import Entry, LazyGroup
 from uplift_cli.main import COMMANDS, cli
 from uplift_cli.stack.errors import TemporalMissing
+from uplift_cli.stack.processes import Identity
+from uplift_cli.stack.state import StackRecord, write_record
 from uplift_cli.stack.temporal_binary import cache, find, require
 from uplift_cli.up_command import up
 
@@ -60,13 +64,59 @@ def test_a_command_that_is_not_installed_says_what_to_do() -> None:
     )
 
 
-def test_config_prints_a_line_of_four_cells_for_each_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_prints_a_line_of_four_cells_for_each_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPLIFT_HOME", str(tmp_path))
     monkeypatch.setenv("UPLIFT_GATEWAY__PORT", "1234")
     shown = CliRunner().invoke(cli, ["config"])
     rows = [line.split("\t") for line in shown.output.splitlines()]
     assert rows[0] == ["key", "value", "source", "meaning"]
     assert {len(row) for row in rows} == {4}
     assert ["gateway.port", "1234", "$UPLIFT_GATEWAY__PORT"] in [row[:3] for row in rows]
+
+
+def stack_of(home: Path, *, alive: bool) -> None:
+    write_record(
+        home,
+        StackRecord(
+            supervisor=Identity.of(os.getpid()) if alive else Identity(pid=1, birth="never"),
+            url="http://127.0.0.1:1300",
+            ui_url="http://127.0.0.1:1304",
+            ports={"gateway": 1300, "modules_first": 1310, "modules_last": 1319, "postgres": 1302, "temporal": 1303, "ui": 1304},
+        ),
+    )
+
+
+def rows_of(home: Path) -> dict[str, list[str]]:
+    shown = CliRunner().invoke(cli, ["config", "--home", str(home)])
+    assert shown.exit_code == 0, shown.output
+    return {key: rest for key, *rest in (line.split("\t") for line in shown.output.splitlines())}
+
+
+def test_config_of_a_folder_shows_what_its_stack_chose(tmp_path: Path) -> None:
+    stack_of(tmp_path, alive=False)
+    rows = rows_of(tmp_path)
+    assert {key: row[0] for key, row in rows.items() if row[1] == "stack"} == {
+        "gateway.port": "1300",
+        "temporal.address": "'127.0.0.1:1303'",
+        "temporal.ui_url": "'http://127.0.0.1:1304'",
+        "worker.gateway_url": "'http://127.0.0.1:1300'",
+        "deploy.port_first": "1310",
+        "deploy.port_last": "1319",
+        "data.dsn": "'env:UPLIFT_MODULES_URL'",
+        "stack.postgres_port": "1302",
+        "stack.temporal_port": "1303",
+        "stack.ui_port": "1304",
+    }
+    assert rows["home"][1] == "command line"
+
+
+@pytest.mark.parametrize(("alive", "shown"), [(True, ["1300", "stack"]), (False, ["1234", "$UPLIFT_GATEWAY__PORT"])])
+def test_what_is_configured_waits_for_the_next_start(
+    alive: bool, shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPLIFT_GATEWAY__PORT", "1234")
+    stack_of(tmp_path, alive=alive)
+    assert rows_of(tmp_path)["gateway.port"][:2] == shown
 
 
 def test_config_reference_shows_defaults_whatever_is_set_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +130,21 @@ def test_a_wrong_setting_is_a_message_and_not_a_traceback(monkeypatch: pytest.Mo
     shown = CliRunner().invoke(cli, ["status"])
     assert shown.exit_code == 1
     assert shown.output.startswith("Error: setting gateway.port ($UPLIFT_GATEWAY__PORT): ")
+
+
+@pytest.mark.parametrize("command", ["up", "status", "down", "config"])
+def test_a_folder_that_cannot_be_is_a_message_and_not_a_traceback(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    shown = CliRunner().invoke(cli, [command, "--home", str(tmp_path / "file" / "below")])
+    assert shown.exit_code == 1
+    assert shown.output.startswith("Error: ")
+    assert "Not a directory" in shown.output
+
+
+def test_a_folder_that_the_system_refuses_is_named_with_what_to_do() -> None:
+    shown = CliRunner().invoke(cli, ["up", "--home", "/proc/nowhere"])
+    assert shown.exit_code == 1
+    assert re.fullmatch(r"Error: cannot make the folder /proc/nowhere: .*; choose another with --home\n", shown.output)
 
 
 @pytest.mark.parametrize("given", ["9131", "9-", "-9", "9230-9131", "0-5", "5-70000", "a-b"])

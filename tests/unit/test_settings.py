@@ -84,13 +84,69 @@ def test_an_unknown_key_of_the_file_is_named_with_the_file(tmp_path: Path) -> No
     path.write_text("[gateway]\nprot = 1\n")
     with pytest.raises(SettingsError) as caught:
         load(config=path)
-    assert str(caught.value) == f"unknown setting gateway.prot (file {path}); `uplift config` lists the keys"
+    assert (
+        str(caught.value)
+        == f"unknown setting gateway.prot (file {path}) (did you mean gateway.port?); `uplift config` lists the keys"
+    )
 
 
 def test_an_unknown_group_of_a_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UPLIFT_GATWAY__PORT", "1")
     with pytest.raises(SettingsError, match="unknown setting: environment variable UPLIFT_GATWAY__PORT"):
         load()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("UPLIFT_GATEWAY_PORT", " (did you mean UPLIFT_GATEWAY__PORT?);"),
+        ("UPLIFT_CONFG", " (did you mean UPLIFT_CONFIG?);"),
+        ("uplift_gateway_port", " (did you mean UPLIFT_GATEWAY__PORT?);"),
+        ("UPLIFT_HOME__OF_MINE", ";"),
+        ("UPLIFT_SOMETHING_ELSE_ALTOGETHER", ";"),
+    ],
+)
+def test_a_variable_that_says_nothing_is_refused_with_the_nearest_name(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert f"unknown setting: environment variable {name}{meant}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "UPLIFT_CACHE",
+        "UPLIFT_DATABASE_URL",
+        "UPLIFT_GENERATION",
+        "UPLIFT_INSTANCE",
+        "UPLIFT_LISTEN_FD",
+        "UPLIFT_MODULES_URL",
+        "UPLIFT_TEST_POSTGRES_DSN",
+    ],
+)
+def test_a_variable_that_is_known_but_no_setting_is_let_be(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    assert load() == Settings()
+
+
+def test_a_variable_that_a_setting_refers_to_may_have_any_name(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPLIFT_DATA__DSN", "env:UPLIFT_MY_DATABASE")
+    monkeypatch.setenv("UPLIFT_MY_DATABASE", "postgresql://host/db")
+    monkeypatch.setenv("UPLIFT_DEPLOY__ENV", '{"PASSWORD": "env:UPLIFT_MY_PASSWORD"}')
+    monkeypatch.setenv("UPLIFT_MY_PASSWORD", "secret")
+    assert load(config=file).data.dsn == "env:UPLIFT_MY_DATABASE"
+
+
+def test_a_group_may_come_from_one_variable_and_an_entry_of_a_table_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPLIFT_GATEWAY", '{"port": 1002}')
+    monkeypatch.setenv("UPLIFT_DEPLOY__ENV__A", "b")
+    assert load().gateway.port == 1002
+    assert {key.upper(): value for key, value in load().deploy.env.items()} == {"A": "b"}
 
 
 def test_an_unknown_key_of_a_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

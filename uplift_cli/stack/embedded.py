@@ -3,12 +3,13 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from uplift_cli.stack import instances, ports
+from uplift_cli.stack.errors import StackError
 from uplift_cli.stack.layout import BACKLOG, Layout, Programs, choose_ports
 from uplift_cli.stack.orphans import end_orphans
 from uplift_cli.stack.processes import Identity
@@ -24,8 +25,9 @@ class UpRequest:
     Attributes:
         settings: The operator's settings; `home` is the folder.
         config: Their file, passed on to gateway and worker; None: none.
-        port: The gateway's port; None: the settings'.
-        module_ports: First and last port of instances; None: the settings', else the hundred after the gateway's.
+        port: The gateway's port; None: the configured one, else the folder's, else the default.
+        module_ports: First and last port of instances; None: the configured ones, else the folder's, else the hundred after
+            the gateway's.
         programs: What is run as gateway and worker.
     """
 
@@ -48,16 +50,19 @@ async def run_stack(request: UpRequest, *, say: Callable[[str], None], announce:
         StackError: The folder is in use, a port is taken, or a part does not start; nothing is left running.
     """
     home = request.settings.home_folder
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StackError(f"cannot make the folder {home}: {error.strerror}; choose another with --home") from error
     with hold_folder(home):
         before = read_record(home) or StackRecord()
         await end_orphans(home, before, grace=request.settings.stack.stop_grace, say=say)
-        chosen = choose_ports(request.settings, port=request.port, modules=request.module_ports, kept=before.ports)
+        chosen = choose_ports(request.settings, port=request.port, modules=request.module_ports, kept=before, say=say)
         layout = Layout(home=home, settings=request.settings, config=request.config, ports=chosen, programs=request.programs)
-        await _run(layout, say=say, announce=announce)
+        await _run(layout, again=before.supervisor is not None, say=say, announce=announce)
 
 
-async def _run(layout: Layout, *, say: Callable[[str], None], announce: Callable[[str], None]) -> None:
+async def _run(layout: Layout, *, again: bool, say: Callable[[str], None], announce: Callable[[str], None]) -> None:
     home, settings = layout.home, layout.settings
     record = StackRecord(
         supervisor=Identity.of(os.getpid()),
@@ -70,14 +75,16 @@ async def _run(layout: Layout, *, say: Callable[[str], None], announce: Callable
         write_record(home, replace(record, parts=parts))
 
     async def stop_modules() -> None:
-        await instances.stop_all(home, settings)
+        await instances.stop_all(home, settings, say=say)
 
+    # Before the worker looks after them.
+    alive = {each.inst_id for each in await instances.running(home, settings)}
     logs = home / "logs"
     logs.mkdir(mode=0o700, exist_ok=True)
     remember(())
     with ports.listening_socket(layout.ports.gateway, host=settings.gateway.host, backlog=BACKLOG) as listener:
         supervisor = Supervisor(
-            layout.parts(listener=listener, stop_modules=stop_modules),
+            layout.parts(listener=listener, stop_modules=stop_modules, say=say),
             logs=logs,
             settings=settings.stack,
             changed=remember,
@@ -86,12 +93,22 @@ async def _run(layout: Layout, *, say: Callable[[str], None], announce: Callable
         asked = _Asked(supervisor, say)
         try:
             if await asked.before(supervisor.start()):
+                if again:
+                    await _tell_instances(layout, alive, say=say)
                 announce(layout.url)
                 await asked.before(supervisor.failure())
         finally:
             await supervisor.stop()
             if asked.twice:
                 await instances.kill_all(home, settings)
+            say("stopped")
+
+
+async def _tell_instances(layout: Layout, alive: Collection[str], *, say: Callable[[str], None]) -> None:
+    """Say how many instances the worker starts again: the gateway remembers them, their processes had ended."""
+    missing = len(await instances.known(layout.settings, url=layout.url) - set(alive))
+    if missing:
+        say(f"starting {instances.count(missing)} again: `uplift status` shows those that run")
 
 
 class _Asked:

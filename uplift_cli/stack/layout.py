@@ -3,19 +3,23 @@
 import json
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from uplift_cli.stack import ports
+from uplift_cli.stack.errors import PortTaken
 from uplift_cli.stack.parts import Part, answers_ok, file_names
 from uplift_cli.stack.postgres import GATEWAY_DATABASE, HOST, MODULES_DATABASE, ROLE, EmbeddedPostgres
+from uplift_cli.stack.state import StackRecord
 from uplift_cli.stack.temporal import EmbeddedTemporal
 from uplift_settings import Settings
 
 BACKLOG = 4096
+MODULES_REFERENCE = "env:UPLIFT_MODULES_URL"
 _MODULE_PORTS = 100
+_PORT_MAX = 65_535
 _ALL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what was configured, not what is bound here
 
 
@@ -44,35 +48,80 @@ class Ports:
 
     def kept(self) -> dict[str, int]:
         """What the folder remembers."""
-        return {"gateway": self.gateway, "postgres": self.postgres, "temporal": self.temporal, "ui": self.ui}
+        first, last = self.modules
+        inner = {"postgres": self.postgres, "temporal": self.temporal, "ui": self.ui}
+        return {"gateway": self.gateway, **inner, "modules_first": first, "modules_last": last}
 
 
-def choose_ports(settings: Settings, *, port: int | None, modules: tuple[int, int] | None, kept: Mapping[str, int]) -> Ports:
-    """The ports to use, all of them free now.
+def choose_ports(
+    settings: Settings,
+    *,
+    port: int | None,
+    modules: tuple[int, int] | None,
+    kept: StackRecord,
+    say: Callable[[str], None],
+) -> Ports:
+    """The ports to use, all of them free now: those asked for on the command line, else configured, else kept, else the defaults.
 
     Args:
         settings: Configured ports; 0 is a free one, kept.
         port: The gateway's, from the command line.
         modules: First and last port of instances, from the command line.
         kept: What the folder used before.
+        say: Told one line for each thing that is not as it was or as one would expect.
 
     Raises:
-        PortTaken: One is used by something else.
+        PortTaken: One is used by something else, or wanted twice.
     """
-    host, stack, deploy = settings.gateway.host, settings.stack, settings.deploy
-    wanted = settings.gateway.port if port is None else port
-    gateway = ports.choose(wanted, kept=kept.get("gateway"), avoid=(), host=host)
-    if modules is None and {"port_first", "port_last"} & deploy.model_fields_set:
-        modules = (deploy.port_first, deploy.port_last)
-    first, last = modules or (gateway + 1, min(gateway + _MODULE_PORTS, 65_535))
+    host, stack = settings.gateway.host, settings.stack
+    before = kept.ports.get("gateway")
+    if port is None:
+        asked = "port" in settings.gateway.model_fields_set or before is None
+        port = settings.gateway.port if asked else 0
+    gateway = ports.choose(port, kept=before, avoid=(), host=host)
+    if before is not None and gateway != before:
+        say(f"the gateway moves from port {before} to {gateway}: whoever remembers the old address needs the new one")
+    first, last = _module_ports(settings, asked=modules, gateway=gateway, kept=kept.module_ports, say=say)
     used = {gateway, *range(first, last + 1)}
     inner = {}
     for name, number in (("postgres", stack.postgres_port), ("temporal", stack.temporal_port), ("ui", stack.ui_port)):
-        inner[name] = ports.choose(number, kept=kept.get(name), avoid=used, host=HOST)
+        inner[name] = ports.choose(number, kept=kept.ports.get(name), avoid=used, host=HOST)
         used.add(inner[name])
     ports.require_free({"gateway": (gateway, "--port")}, host=host)
     ports.require_free({name: (number, f"stack.{name}_port") for name, number in inner.items()}, host=HOST)
     return Ports(gateway=gateway, modules=(first, last), **inner)
+
+
+def _module_ports(
+    settings: Settings,
+    *,
+    asked: tuple[int, int] | None,
+    gateway: int,
+    kept: tuple[int, int] | None,
+    say: Callable[[str], None],
+) -> tuple[int, int]:
+    deploy, source = settings.deploy, "--module-ports"
+    if asked is None and {"port_first", "port_last"} & deploy.model_fields_set:
+        asked, source = (deploy.port_first, deploy.port_last), "deploy.port_first, deploy.port_last"
+    if asked is not None:
+        first, last = asked
+        if not 0 < first <= last:
+            raise PortTaken(f"{first}-{last} is no range of ports ({source}): set both, the first not above the last")
+        if first <= gateway <= last:
+            raise PortTaken(
+                f"the modules' ports {first}-{last} ({source}) contain the gateway's port {gateway}: choose other ones"
+            )
+        return asked
+    if kept is not None and not kept[0] <= gateway <= kept[1]:
+        return kept
+    first, last = gateway + 1, min(gateway + _MODULE_PORTS, _PORT_MAX)
+    if first > last:
+        raise PortTaken(f"no port is left for instances above the gateway's {gateway}: choose some with --module-ports A-B")
+    if last - first + 1 < _MODULE_PORTS:
+        say(f"only {last - first + 1} ports are left for instances above the gateway's; --module-ports A-B sets others")
+    elif kept is not None:
+        say(f"the modules' instances move from ports {kept[0]}-{kept[1]} to {first}-{last}, out of the gateway's way")
+    return first, last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +158,15 @@ class Layout:
         """The embedded Temporal."""
         return EmbeddedTemporal(home=self.home, port=self.ports.temporal, ui_port=self.ports.ui)
 
-    def parts(self, *, listener: socket.socket, stop_modules: Callable[[], Awaitable[None]]) -> tuple[Part, ...]:
+    def parts(
+        self, *, listener: socket.socket, stop_modules: Callable[[], Awaitable[None]], say: Callable[[str], None]
+    ) -> tuple[Part, ...]:
         """The parts in the order of their start.
 
         Args:
             listener: The gateway's listening socket.
             stop_modules: Stops the modules' instances; runs once worker and gateway have ended.
+            say: Told one line for each thing that is changed outside the folder.
         """
         self.postgres.prepare_password()
         shared = self._environment()
@@ -146,7 +198,7 @@ class Layout:
             after=("temporal",),
             prepare=forget_mark,
         )
-        return (self.postgres.part(), self.temporal.part(), gateway, worker)
+        return (self.postgres.part(say=say), self.temporal.part(), gateway, worker)
 
     @property
     def _gateway_host(self) -> str:
@@ -175,7 +227,7 @@ class Layout:
             "UPLIFT_DEPLOY__PORT_FIRST": str(first),
             "UPLIFT_DEPLOY__PORT_LAST": str(last),
             "UPLIFT_DEPLOY__ENV": json.dumps(database | settings.deploy.env),
-            "UPLIFT_DATA__DSN": settings.data.dsn or "env:UPLIFT_MODULES_URL",
+            "UPLIFT_DATA__DSN": settings.data.dsn or MODULES_REFERENCE,
             "UPLIFT_MODULES_URL": postgres.dsn(MODULES_DATABASE),
         }
         if self.config is not None:

@@ -1,13 +1,16 @@
 """Ports of the embedded stack: chosen once for a folder, kept, and checked before each start."""
 
+import errno
 import random
 import socket
 from collections.abc import Container, Mapping
+from pathlib import Path
 
 import psutil
 
 from deployers.ports import can_bind
-from uplift_cli.stack.errors import PortTaken
+from uplift_cli.stack.errors import PortTaken, StackError
+from uplift_cli.stack.state import read_record
 
 # Below what kernels give to outgoing connections (32768 and up on Linux), so that a kept port is not taken by chance.
 _FREE_FIRST, _FREE_LAST = 20_000, 32_000
@@ -18,16 +21,20 @@ def choose(wanted: int, *, kept: int | None, avoid: Container[int], host: str) -
     """The port to use.
 
     Args:
-        wanted: The configured one; 0: the kept one, else any free one.
+        wanted: The one that was asked for; 0: the kept one, else any free one.
         kept: What the folder used before.
         avoid: Ports that others of the stack use.
         host: Address to listen on.
 
     Raises:
-        PortTaken: There is no free one at all.
+        PortTaken: Another part uses the one that was asked for, or there is no free one at all.
     """
-    if wanted or kept:
-        return wanted or kept or 0
+    if wanted:
+        if wanted in avoid:
+            raise PortTaken(f"port {wanted} is wanted twice: for the gateway, a part of the stack or the modules' instances")
+        return wanted
+    if kept and kept not in avoid:
+        return kept
     chance = random.Random()  # noqa: S311 - spreads folders over the range; nothing is kept secret by it
     for _ in range(_TRIES):
         port = chance.randint(_FREE_FIRST, _FREE_LAST)
@@ -48,7 +55,7 @@ def require_free(ports: Mapping[str, tuple[int, str]], *, host: str) -> None:
     """
     for name, (port, setting) in ports.items():
         if not can_bind(host, port):
-            raise PortTaken(f"port {port} of {name} is taken{_by_whom(port)}: end that process, or set another port ({setting})")
+            raise PortTaken(f"port {port} of {name} is taken{_by_whom(port)}, or set another port ({setting})")
 
 
 def listening_socket(port: int, *, host: str, backlog: int) -> socket.socket:
@@ -65,15 +72,37 @@ def listening_socket(port: int, *, host: str, backlog: int) -> socket.socket:
         listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
     except OSError as error:
         listener.close()
-        raise PortTaken(f"cannot listen on {host}:{port}{_by_whom(port)}: {error.strerror}; set another --port") from error
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(f"port {port} of gateway is taken{_by_whom(port)}, or set another port (--port)") from error
+        raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}; set another gateway.host or --port") from error
     return listener
 
 
 def _by_whom(port: int) -> str:
+    """Who listens there and how to end that, for the message."""
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
-                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+                process = psutil.Process(connection.pid)
+                who = f" by {process.name()} (pid {process.pid})"
+                home = _stack_of(process, port)
+                if home is not None:
+                    return f"{who} of the stack in {home}: stop that with `uplift down --home {home}`"
+                return f"{who}: end that process"
     except psutil.Error:
-        return ""
-    return ""
+        pass
+    return " by a process of another user, or kept for root: end that process"
+
+
+def _stack_of(process: psutil.Process, port: int) -> Path | None:
+    """The folder of the stack that uses a port: told by the process, its children and its siblings."""
+    parent = process.parent()
+    for each in (process, *process.children(), *(parent.children() if parent else ()), *((parent,) if parent else ())):
+        try:
+            named = each.environ().get("UPLIFT_HOME")
+            record = read_record(Path(named)) if named else None
+        except (psutil.Error, OSError, StackError):
+            continue
+        if named and record is not None and record.uses(port):
+            return Path(named)
+    return None

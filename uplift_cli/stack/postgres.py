@@ -14,7 +14,9 @@ import shutil
 import signal
 import stat
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -68,8 +70,12 @@ class EmbeddedPostgres:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(secrets.token_hex(24) + "\n")
 
-    def part(self) -> Part:
-        """Postgres for the supervisor."""
+    def part(self, *, say: Callable[[str], None]) -> Part:
+        """Postgres for the supervisor.
+
+        Args:
+            say: Told one line for each folder whose permissions are changed.
+        """
         options = {
             "listen_addresses": HOST,
             "port": str(self.port),
@@ -82,7 +88,7 @@ class EmbeddedPostgres:
             command=(str(programs() / "postgres"), "-D", str(self.data), *flags),
             address=f"{HOST}:{self.port}",
             ready=self._accepts,
-            prepare=self._prepare,
+            prepare=partial(self._prepare, say),
             finish=self._make_databases,
             # fast shutdown: sessions are ended, data is flushed; SIGTERM would wait for every client
             stop_signal=signal.SIGINT,
@@ -116,11 +122,12 @@ class EmbeddedPostgres:
         pid_file.unlink(missing_ok=True)
         return bool(postmaster)
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, say: Callable[[str], None]) -> None:
         user = system_user()
         if user is not None:
-            make_reachable(self.data)
-            make_reachable(programs())
+            for path in (self.data, programs()):
+                for folder in make_reachable(path):
+                    say(f"opened {folder} to passing through (chmod o+x), so that Postgres as user {user} gets to {path}")
         if (self.data / "PG_VERSION").exists():
             await self.settle(grace=_LEFTOVER_GRACE)
             return
@@ -222,12 +229,16 @@ def system_user() -> str | None:
     return _SYSTEM_USER
 
 
-def make_reachable(path: Path) -> None:
-    """Let the system user pass through all folders above a path; nothing becomes readable by it."""
-    for folder in path.absolute().parents:
-        mode = folder.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            folder.chmod(mode | stat.S_IXOTH)
+def make_reachable(path: Path) -> tuple[Path, ...]:
+    """Let the system user pass through all folders above a path; nothing becomes readable by it.
+
+    Returns:
+        The folders whose permissions were changed, the outermost first.
+    """
+    closed = [folder for folder in reversed(path.absolute().parents) if not folder.stat().st_mode & stat.S_IXOTH]
+    for folder in closed:
+        folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
+    return tuple(closed)
 
 
 def _servers(data: Path) -> tuple[Proc, ...]:

@@ -7,10 +7,10 @@ kernel: it is free again in the instant its supervisor dies, however that happen
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -51,7 +51,7 @@ class StackRecord:
         supervisor: The `uplift up` process that wrote this.
         url: The gateway's address.
         ui_url: The Temporal UI's address.
-        ports: Every port by name, kept over restarts.
+        ports: Every port by name, kept over restarts; `modules_first` and `modules_last` are a range.
         parts: The parts in the order of their start.
     """
 
@@ -60,6 +60,17 @@ class StackRecord:
     ui_url: str = ""
     ports: Mapping[str, int] = field(default_factory=dict)
     parts: tuple[PartRecord, ...] = ()
+
+    @property
+    def module_ports(self) -> tuple[int, int] | None:
+        """First and last port of the modules' instances; None where an older version did not keep them."""
+        first, last = self.ports.get("modules_first"), self.ports.get("modules_last")
+        return None if first is None or last is None else (first, last)
+
+    def uses(self, port: int) -> bool:
+        """Whether a port is one of this stack's."""
+        first, last = self.module_ports or (0, -1)
+        return port in self.ports.values() or first <= port <= last
 
 
 _RECORD = TypeAdapter(StackRecord)
@@ -84,8 +95,17 @@ def write_record(home: Path, record: StackRecord) -> None:
     """Replace what the folder remembers."""
     path = home / "stack.json"
     fresh = path.with_suffix(".json.new")
-    fresh.write_bytes(_RECORD.dump_json(record, indent=2))
+    with open_private(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
+        file.write(_RECORD.dump_json(record, indent=2))
     fresh.replace(path)
+
+
+def open_private(path: Path, flags: int) -> BinaryIO:
+    """Open a file for writing that only its owner may read, also if an older version left it open to others."""
+    file = os.fdopen(os.open(path, flags, 0o600), "wb")
+    with suppress(PermissionError):
+        os.fchmod(file.fileno(), 0o600)
+    return file
 
 
 @contextmanager
@@ -95,7 +115,7 @@ def hold_folder(home: Path) -> Iterator[None]:
     Raises:
         AlreadyRunning: Another one is; the message names its pid.
     """
-    descriptor = os.open(home / "stack.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(home / "stack.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

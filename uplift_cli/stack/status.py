@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import psutil
 
 from deployers.base import Running
+from deployers.records import Record
 from uplift_cli.stack import instances
 from uplift_cli.stack.state import PartRecord, read_record
 from uplift_settings import Settings
@@ -17,11 +18,13 @@ class Row:
 
     Attributes:
         part: The part's name, or the module's id.
-        state: `ready`, `starting`, `restarting`, `waiting`, `stopped`; `orphaned` without a supervisor; `running` for instances.
+        state: `ready`, `starting`, `restarting`, `waiting`, `stopped`; `orphaned` without a supervisor. For instances
+            `running`, or `down`: its process died, and the worker starts it again.
         pid: Its process; None where none runs.
         address: Where it answers.
         since: Start, seconds since the epoch; None where none runs.
         log: Path of its output.
+        restarts: How often it was started again since `uplift up` began; None for instances.
     """
 
     part: str
@@ -30,6 +33,7 @@ class Row:
     address: str
     since: float | None
     log: str
+    restarts: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +73,14 @@ async def look(settings: Settings) -> Status:
     supervisor = record.supervisor.pid if record.supervisor is not None and record.supervisor.alive() else None
     rows = tuple(_part_row(part, supervised=supervisor is not None) for part in record.parts)
     modules: Sequence[Running] = await instances.running(home, settings)
+    alive = {each.inst_id for each in modules}
+    down = [_down_row(each, settings) for each in instances.recorded(home) if each.launch.inst_id not in alive]
     return Status(
         home=str(home),
         supervisor=supervisor,
         url=record.url,
         ui_url=record.ui_url,
-        rows=rows + tuple(_instance_row(each) for each in modules),
+        rows=rows + tuple(sorted((*(_instance_row(each) for each in modules), *down), key=lambda row: row.part)),
     )
 
 
@@ -86,7 +92,15 @@ def _part_row(part: PartRecord, *, supervised: bool) -> Row:
         # A supervisor that lives is about to start it again; the record is only a moment old.
         state = part.condition if supervised and part.condition != "ready" else "restarting" if supervised else "stopped"
     pid = part.process.pid if part.process is not None and alive else None
-    return Row(part=part.name, state=state, pid=pid, address=part.address, since=part.since if alive else None, log=part.log)
+    return Row(
+        part=part.name,
+        state=state,
+        pid=pid,
+        address=part.address,
+        since=part.since if alive else None,
+        log=part.log,
+        restarts=part.restarts,
+    )
 
 
 def _instance_row(instance: Running) -> Row:
@@ -97,3 +111,14 @@ def _instance_row(instance: Running) -> Row:
         except psutil.Error:
             since = None
     return Row(part=instance.module_id, state="running", pid=instance.pid, address=instance.url, since=since, log=instance.log)
+
+
+def _down_row(record: Record, settings: Settings) -> Row:
+    return Row(
+        part=record.launch.module_id,
+        state="down",
+        pid=None,
+        address=f"http://{settings.deploy.host}:{record.port}",
+        since=None,
+        log=str(instances.log(settings.home_folder, record.launch.inst_id)),
+    )

@@ -17,7 +17,7 @@ from typing import Any
 from uplift_cli.stack.errors import PartFailed
 from uplift_cli.stack.parts import Part
 from uplift_cli.stack.processes import Identity, as_user
-from uplift_cli.stack.state import PartCondition, PartRecord
+from uplift_cli.stack.state import PartCondition, PartRecord, open_private
 from uplift_settings.tree import StackSettings
 
 _PAUSE_MAX = 5.0
@@ -25,6 +25,7 @@ _STEADY = 30.0
 _TRIES_AT_FIRST = 3
 _LOG_MAX = 16 * 2**20
 _TAIL_LINES = 15
+_MUTE = 1.0  # seconds of stopping that need no explanation
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,9 +114,12 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop all parts, the last started first, each within its grace."""
         for keeper in reversed(self._keepers):
+            ran = keeper.identity is not None
             keeper.asked_to_stop.set()
             if keeper.task is not None:
                 await asyncio.wait([keeper.task])
+            if ran:
+                self._say(f"{keeper.part.name} stopped")
             hook = asyncio.create_task(_finished(keeper.part.afterwards()))
             await self._either(hook, self._kill)
             await _cancelled(hook, self._say)
@@ -164,7 +168,7 @@ class Supervisor:
             raise PartFailed(f"{part.name} cannot be started: {error}") from error
         if keeper.log.exists() and keeper.log.stat().st_size > _LOG_MAX:
             keeper.log.replace(keeper.log.with_suffix(".log.1"))
-        with keeper.log.open("ab") as output:
+        with open_private(keeper.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as output:
             try:
                 process = await asyncio.create_subprocess_exec(
                     *part.command,
@@ -217,13 +221,21 @@ class Supervisor:
         if not ended.done() and not self._kill.is_set():
             with suppress(ProcessLookupError):
                 process.send_signal(keeper.part.stop_signal)
-            await self._either(_patiently(ended, self._settings.stop_grace), self._kill)
+            await self._either(self._patiently(keeper, ended), self._kill)
             if not ended.done() and not self._kill.is_set():
                 self._say(f"{keeper.part.name} did not stop within {self._settings.stop_grace:g} s and is killed")
         # Its own children may have outlived it; the session is theirs alone, so nothing else is hit.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, SIGKILL)
         await ended
+
+    async def _patiently(self, keeper: _Keeper, ended: asyncio.Task[int]) -> None:
+        grace = self._settings.stop_grace
+        first = min(_MUTE, grace)
+        done, _ = await asyncio.wait([ended], timeout=first)
+        if not done and grace > first:
+            self._say(f"waiting for {keeper.part.name} (up to {grace:g} s)")
+            await asyncio.wait([ended], timeout=grace - first)
 
     async def _either(self, work: Awaitable[Any], event: asyncio.Event) -> None:
         """Wait until work is done or an event comes; the work is not cancelled if it is a task of the caller's."""
@@ -243,10 +255,6 @@ class Supervisor:
 
 async def _finished(work: Awaitable[None]) -> None:
     await work
-
-
-async def _patiently(ended: asyncio.Task[int], grace: float) -> None:
-    await asyncio.wait([ended], timeout=grace)
 
 
 async def _cancelled(task: asyncio.Task[None], say: Callable[[str], None]) -> None:
