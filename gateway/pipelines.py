@@ -45,14 +45,16 @@ class Pipelines:
 
     async def run(self) -> None:
         """Sweep until cancelled: at once when a job waits, and every `gateway.sweep_interval`."""
-        sweeps = 0
+        loop = asyncio.get_running_loop()
+        looked = loop.time()
         while True:
             self._jobs.waiting.clear()
             try:
                 client = await self._connect()
                 await self._start(client)
-                await self._look(client, for_lost=sweeps % _LOOK_FOR_LOST_EVERY == 0)
-                sweeps += 1
+                for_lost = loop.time() - looked >= _LOOK_FOR_LOST_EVERY * self._platform.settings.sweep_interval
+                await self._look(client, for_lost=for_lost)
+                looked = loop.time() if for_lost else looked
                 self._say_reachable(None)
             except (RPCError, RuntimeError, OSError) as error:
                 self._say_reachable(error)

@@ -58,7 +58,9 @@ class Database:
         self._lock = await self._locked(deadline, wait)
         await _migrate(self._lock)
         self._lock.add_termination_listener(lambda *_: self.lost.set())
-        self._pool = await asyncpg.create_pool(self._dsn, min_size=1, max_size=self._size, init=_prepare, command_timeout=30)
+        self._pool = await asyncpg.create_pool(
+            self._dsn, min_size=1, max_size=self._size, init=_prepare, reset=_keep, command_timeout=30
+        )
 
     async def relock(self, *, wait: float, lock_wait: float) -> None:
         """Take the lock again after Postgres was away. Until then nothing is read or written: another gateway may have it.
@@ -149,6 +151,11 @@ class Database:
 async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     for kind in ("json", "jsonb"):
         await connection.set_type_codec(kind, encoder=_dump, decoder=json.loads, schema="pg_catalog")
+
+
+async def _keep(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Nothing to reset: no statement of ours leaves anything in its session. The usual reset is a round trip a call."""
+    del connection
 
 
 def _dump(value: Any) -> str:

@@ -10,6 +10,13 @@ HOST = "127.0.0.1"
 # A write-ahead log makes the file four times faster and survives kill -9.
 _PRAGMAS = ("journal_mode=wal", "synchronous=1")
 
+# A server of one shard looks for work 20 times a second unless told otherwise: each step of a run would wait for it.
+_DYNAMIC = (
+    "system.enableActivityEagerExecution=true",
+    "history.transferProcessorMaxPollRPS=1000",
+    "history.timerProcessorMaxPollRPS=1000",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedTemporal:
@@ -42,6 +49,7 @@ class EmbeddedTemporal:
             TemporalMissing: There is no `temporal` command line.
         """
         pragmas = (word for pragma in _PRAGMAS for word in ("--sqlite-pragma", pragma))
+        settings = (word for setting in _DYNAMIC for word in ("--dynamic-config-value", setting))
         place = ("--ip", HOST, "--port", str(self.port), "--ui-port", str(self.ui_port))
         # An own configuration of the operator's command line (profiles, TLS) is not meant for this server.
         alone = ("--disable-config-file", "--disable-config-env")
@@ -55,8 +63,7 @@ class EmbeddedTemporal:
                 str(self.home / "temporal.sqlite"),
                 *pragmas,
                 *place,
-                "--dynamic-config-value",
-                "system.enableActivityEagerExecution=true",
+                *settings,
                 "--log-level",
                 "warn",
                 *alone,
