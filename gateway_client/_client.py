@@ -189,9 +189,11 @@ class GatewayClient:
         """Forget a copy whose file is gone."""
         await self.call("DELETE", f"/_/snapshots/{_quote(snapshot)}")
 
-    async def set_phase(self, job: str, phase: str, *, subject: str = "", message: str = "") -> None:
+    async def set_phase(self, job: str, phase: str, *, subject: str = "", stage: str = "", message: str = "") -> None:
         """What a job is doing, for people; the message stands in the module's line unless the module gave one."""
-        await self.call("PUT", f"/_/runs/{_quote(job)}/phase", {"phase": phase, "subject": subject, "message": message})
+        await self.call(
+            "PUT", f"/_/runs/{_quote(job)}/phase", {"phase": phase, "subject": subject, "stage": stage, "message": message}
+        )
 
     async def finish(self, job: str, request: FinishRequest) -> None:
         """End a job; again is fine."""
