@@ -71,7 +71,7 @@ class NodeInstances:
                 inst_id=own,
                 module_id=module,
                 port=next((urlsplit(found.url).port for found in ours if found.id == own), None),
-                avoid=frozenset(port for found in ours if found.id != own and (port := urlsplit(found.url).port)),
+                avoid=tuple(sorted(port for found in ours if found.id != own and (port := urlsplit(found.url).port))),
                 exec=launch.exec,
                 cmdline_start=launch.cmdline_start,
                 cmdline_stop=launch.cmdline_stop,

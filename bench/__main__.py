@@ -24,6 +24,8 @@ from bench.stack import running
 
 _PARTS = {"proxy": proxy.measure, "tenants": tenants.measure, "held": held.measure}
 _CHOICES = (*_PARTS, "memory")
+_WIDE = 130
+"""Columns where nobody says how many there are: a log."""
 
 
 def main() -> None:
@@ -42,6 +44,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     console = Console()
+    if not console.is_terminal:
+        console.width = _WIDE
     home = Path(tempfile.mkdtemp(prefix="uplift-bench-"))
     try:
         figures = asyncio.run(_measure(home, Progress(console), parts=options.only or _CHOICES, quick=options.quick))

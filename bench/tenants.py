@@ -22,8 +22,7 @@ async def measure(site: Site, progress: Progress, *, quick: bool) -> list[Figure
     rows: list[tuple[str, ...]] = []
     values: list[dict[str, object]] = []
     cpus: list[tuple[str, ...]] = []
-    first = await _round(site, progress, names, parallel=8, seconds=0.0)
-    del first
+    await _round(site, progress, names, parallel=8, seconds=0.0)
     for seconds in (0.0, 1.0):
         for parallel in _PARALLEL:
             few = names[: 4 if quick else _FEW] if parallel == 1 and seconds else names

@@ -47,7 +47,7 @@ class Launch:
     cmdline_stop: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     port: int | None = None
-    avoid: frozenset[int] = frozenset()
+    avoid: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

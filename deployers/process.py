@@ -131,6 +131,7 @@ class ProcessDeployer:
         if sight is not None:
             await self._end(sight.record)
             await asyncio.to_thread(self._forget, sight.record)
+            children.reap()  # a zombie counts as ended, but its pid is taken until then
 
     async def list(self) -> tuple[Running, ...]:
         """All living instances in this folder, by id.
@@ -187,7 +188,7 @@ class ProcessDeployer:
         return ports.choose(
             self._settings,
             before=(before.port if before else None, launch.port),
-            reserved={sight.record.port for sight in others if sight.state is not _State.GONE} | launch.avoid,
+            reserved={sight.record.port for sight in others if sight.state is not _State.GONE} | set(launch.avoid),
             stale={sight.record.port for sight in others if sight.state is _State.GONE},
         )
 
