@@ -6,6 +6,7 @@ import contextlib
 import json
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,14 +16,16 @@ from pathlib import Path
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
-from bench import held, proxy, tenants
+from bench import held, proxy, start, tenants
 from bench.figures import Figures
 from bench.memory import Memory
 from bench.progress import Progress
-from bench.stack import running
+from bench.stack import BenchError, running
+from uplift_cli.demo.errors import DemoError
 
-_PARTS = {"proxy": proxy.measure, "tenants": tenants.measure, "held": held.measure}
+_PARTS = {"proxy": proxy.measure, "tenants": tenants.measure, "held": held.measure, "start": start.measure}
 _CHOICES = (*_PARTS, "memory")
 _WIDE = 130
 """Columns where nobody says how many there are: a log."""
@@ -30,14 +33,12 @@ _WIDE = 130
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="few of everything, in half a minute: whether it works, not how fast"
-    )
+    parser.add_argument("--quick", action="store_true", help="few of everything, in a minute: whether it works, not how fast")
     parser.add_argument(
         "--only",
         action="append",
         choices=_CHOICES,
-        help="one part; may be given several times (held: with job POST to workflow start). [default: all]",
+        help="one part; may be given several times [default: all]",
     )
     parser.add_argument(
         "--results", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON [default: bench/results]"
@@ -49,8 +50,10 @@ def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="uplift-bench-"))
     try:
         figures = asyncio.run(_measure(home, Progress(console), parts=options.only or _CHOICES, quick=options.quick))
-    except BaseException:
-        console.print(f"logs: {home}")
+    except BaseException as error:
+        console.print(f"[red]{escape(str(error) or type(error).__name__)}[/red]\nlogs: {home / 'logs'}", highlight=False)
+        if isinstance(error, BenchError | DemoError | asyncio.CancelledError):
+            sys.exit(1)
         raise
     shutil.rmtree(home)
     for each in figures:
@@ -63,6 +66,9 @@ def main() -> None:
 
 
 async def _measure(home: Path, progress: Progress, *, parts: Sequence[str], quick: bool) -> list[Figures]:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # the stack has to be stopped then too
     progress.say(f"starting a stack in {home}")
     figures: list[Figures] = []
     async with running(home, progress.say) as site:

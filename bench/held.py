@@ -40,26 +40,8 @@ async def measure(site: Site, progress: Progress, *, quick: bool) -> list[Figure
             rows=tuple(_row(names[undo], found, others) for undo, found in done.items()),
             note="Aim: ≤ 250 ms p50 without a snapshot. Pairs in turn: one tenant without, one with.",
             values=tuple({"undo": undo, "beyond": [job.beyond for job in found]} for undo, found in done.items()),
-        ),
-        await starts(site, [job for found in done.values() for job in found]),
+        )
     ]
-
-
-async def starts(site: Site, done: list[Done]) -> Figures:
-    """From a job's POST to its workflow's start, as Temporal wrote it down; the clock is this machine's."""
-    client = await site.temporal()
-    waits = []
-    for job in done:
-        description = await client.get_workflow_handle(job.job).describe()
-        waits.append(description.start_time.timestamp() - job.posted)
-    waits.sort()
-    row = (str(len(waits)), *(milliseconds(value) for value in (percentile(waits, 50), percentile(waits, 99), waits[0])))
-    return Figures(
-        title="Job POST to workflow start, one job at a time",
-        columns=("jobs", "p50 ms", "p99 ms", "least ms"),
-        rows=(row,),
-        values=({"seconds": waits},),
-    )
 
 
 async def _fill(site: Site, tenants: list[str]) -> float:

@@ -10,7 +10,7 @@ from statistics import median
 from bench.figures import Figures, milliseconds, spread
 from bench.module import LARGE, SMALL
 from bench.progress import Progress
-from bench.stack import Site
+from bench.stack import BenchError, Site
 
 _ROUNDS = 3
 _SECONDS = 2.0
@@ -64,7 +64,7 @@ async def _round(site: Site, seen: _Seen, *, port: int, path: str, connections: 
     )  # fmt: skip
     out, _ = await process.communicate()
     if process.returncode:
-        raise SystemExit(f"the load ended with {process.returncode}")
+        raise BenchError(f"the load ended with {process.returncode}")
     cpu, told = used(), json.loads(out)
     seen.rates.append(told["rate"])
     seen.p50.append(told["p50"])

@@ -28,6 +28,10 @@ retire_after = 3600
 """
 
 
+class BenchError(Exception):
+    """What is measured does not do what it should. The message says what; the folder of its logs is told beside it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cpu:
     """Seconds of CPU used since some moment.
@@ -69,7 +73,7 @@ class Site:
         headers = {"X-Okapi-Tenant": tenant} if tenant else None
         async with self.http.request(method, f"{self.stack.url}{path}", json=body, headers=headers) as response:
             if response.status >= 400:
-                raise SystemExit(f"{method} {path}: {response.status} {await response.text()}")
+                raise BenchError(f"{method} {path}: {response.status} {await response.text()}")
             return await response.json() if response.status != 204 else None
 
     async def tenants(self, prefix: str, number: int) -> list[str]:
