@@ -15,8 +15,6 @@ from gateway.platform import Platform
 from gateway.store import JobRow
 from gateway_client import BeginAnswer, FinishRequest, InitReport, Notice
 from upgrade_core.descriptors import Undo
-from upgrade_core.errors import ResolutionError
-from upgrade_core.ids import product_of
 from upgrade_core.plan import Plan, build_plan
 from upgrade_core.resolution import Decision, Verb, Wanted, resolve, upgrades
 
@@ -276,6 +274,3 @@ def _passes(is_kind: bool, wanted: str, other: str) -> bool:
     if is_kind:
         return wanted != "false"
     return wanted != "only" and (other != "only" or is_kind)
-
-
-__all__ = ["JobRequest", "Jobs", "ResolutionError", "describe_failure", "lines", "product_of"]

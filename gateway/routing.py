@@ -9,7 +9,6 @@ from gateway.links import Flow, Link
 from gateway.matching import Entry, Matcher
 from gateway.store import InstanceRow, OverlayRow, TenantRow
 from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
-from upgrade_core.ids import product_of
 from upgrade_core.protocol import Availability
 
 _MATCHERS_KEPT = 256
@@ -170,6 +169,3 @@ class RoutingTable:
 def new_token() -> str:
     """A secret that nobody guesses."""
     return secrets.token_urlsafe(24)
-
-
-__all__ = ["OverlayRoute", "RoutingTable", "new_token", "product_of"]
