@@ -1,7 +1,6 @@
 """One server for both: the admin API under `/_/`, everything else through the proxy."""
 
 import asyncio
-import contextlib
 import hmac
 import logging
 import socket
@@ -43,7 +42,7 @@ class Gateway:
         self._holds = Holds(platform)
         self._jobs = Jobs(platform)
         self._pipelines = Pipelines(platform=platform, jobs=self._jobs, settings=temporal)
-        self._proxy = Proxy(table=platform.table, settings=settings, url=platform.url)
+        self._proxy = Proxy(platform=platform, holds=self._holds)
         self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds)
         self._server = web.Server(
             self._handle,
@@ -54,12 +53,14 @@ class Gateway:
         )
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self.member: asyncio.Task[None] | None = None
+        """Ends only with an error: this replica must stop then."""
 
     async def open(self, sock: socket.socket) -> None:
         """Load the state, then listen."""
-        await self._platform.load()
         await self._proxy.open()
-        self._holds.restore()
+        await self._platform.membership.join()
+        self.member = asyncio.create_task(self._platform.membership.run())
         self._sweeper = asyncio.create_task(self._pipelines.run())
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._server, sock=sock, backlog=4096)
@@ -72,21 +73,20 @@ class Gateway:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
         self._proxy.stop_parking()
-        await self._holds.close()
-        table = self._platform.table
-        flows = [link.flow for link in table.links()] + [route.flow for route in table.overlays.values()]
         clean = True
         try:
             async with asyncio.timeout(self._settings.stop_grace):
-                for flow in flows:
+                for flow in self._platform.table.flows():
                     await flow.wait_idle()
         except TimeoutError:
             clean = False
         await self._server.shutdown(timeout=1)
         await self._proxy.close()
-        if clean:
-            with contextlib.suppress(DatabaseError):
-                await self._platform.registry.set_clean_mark()
+        await self._platform.drains.close()
+        if self.member is not None:
+            self.member.cancel()
+            await asyncio.gather(self.member, return_exceptions=True)
+        await self._platform.membership.leave(loose=0.0 if clean else self._settings.settle)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path
@@ -99,6 +99,7 @@ class Gateway:
             self._check_token(request)
             handler, variables = _route(request)
             body = await self._read(request)
+            await self._platform.look()
             call = Call(services=self._services, request=request, path=variables, body=body)
             return await _shielded(handler, call)
         except ApiError as error:

@@ -62,6 +62,7 @@ class Jobs:
         self._ended: dict[str, asyncio.Event] = {}
         self.waiting = asyncio.Event()
         """Set when there may be a job to start or to abort."""
+        platform.on_job = self._told
 
     async def decide(self, tenant: str, request: JobRequest) -> tuple[Decision, ...]:
         """What a request means for the tenant as it is now.
@@ -165,7 +166,8 @@ class Jobs:
     async def finish(self, job: str, request: FinishRequest) -> None:
         """End a job and let the tenant's next one take its turn. A hold that it leaves behind is named: none opens itself."""
         errors, outcome = request.errors, request.outcome
-        left = sorted(link.hold_id for link in self._platform.table.links() if link.holder == job)
+        await self._platform.catch_up()
+        left = sorted(link.hold_id for link in self._platform.table.links() if link.job == job)
         if left:
             text = f"still held, and it stays so until a person opens it: {', '.join(left)}"
             errors, outcome = (*errors, Notice(message=text, type="StillHeld", code="still_held")), "rollback_failed"
@@ -225,14 +227,19 @@ class Jobs:
 
     def _held_now(self, row: JobRow) -> float:
         """Seconds since the job's hold was set, if it stands."""
-        since = [link.since for link in self._platform.table.links(row.tenant) if link.holder == row.id and link.since]
-        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(min(since))).total_seconds()) if since else 0.0
+        since = [link.row.since for link in self._platform.table.links(row.tenant) if link.row is not None and link.job == row.id]
+        return max(0.0, (datetime.now(UTC) - min(since)).total_seconds()) if since else 0.0
 
     def _run(self, row: JobRow) -> dict[str, str]:
         run = {"workflowId": row.id}
         if self._platform.ui_url:
             run["url"] = f"{self._platform.ui_url}/namespaces/{self._platform.namespace}/workflows/{row.id}"
         return run
+
+    def _told(self, job: str) -> None:
+        """A replica, maybe this one, changed a job."""
+        self._tell_ended(job)
+        self.waiting.set()
 
     def _tell_ended(self, job: str) -> None:
         event = self._ended.get(job)

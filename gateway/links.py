@@ -6,12 +6,10 @@ The rows in Postgres are the truth; this is what the data path looks at without 
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
+from gateway.store import EVERY_TENANT, HoldRow
 from upgrade_core.protocol import Availability, Effect, Hold, Reply, Signal, on_hold, reply_to
-
-
-class Cut(Exception):
-    """The request was still at work when the grace was over; its requester gets MISSING."""
 
 
 @dataclass(slots=True, eq=False)
@@ -19,8 +17,9 @@ class Exchange:
     """One request that was sent to an instance.
 
     Attributes:
-        id: Our part of its `X-Okapi-Request-Id`; hard to guess, so that a descendant proves itself by it.
+        id: Our part of its `X-Okapi-Request-Id`; signed, so that a descendant proves itself by it, at any replica.
         module: The module id that it went to.
+        instance: The instance's id.
         task: The task that handles it.
         cut: Set when the gateway, not the client, ends it.
         started: Whether the client has been sent the head of the answer.
@@ -29,6 +28,7 @@ class Exchange:
 
     id: str
     module: str
+    instance: str
     task: "asyncio.Task[object] | None"
     cut: bool = False
     started: bool = False
@@ -42,6 +42,7 @@ class Flow:
     in_flight: dict[str, Exchange] = field(default_factory=dict)
     loose_until: float = 0.0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event | None = None
 
     def enter(self, exchange: Exchange) -> None:
         """Count a request, in the same turn of the loop as the decision to route it."""
@@ -55,6 +56,9 @@ class Flow:
             self.loose_until = max(self.loose_until, now + settle)
         if not self.in_flight:
             self.idle.set()
+        if self.left is not None:
+            self.left.set()
+            self.left = None
 
     def cut_all(self) -> None:
         """End what is left."""
@@ -63,33 +67,72 @@ class Flow:
             if exchange.task is not None:
                 exchange.task.cancel()
 
+    async def wait_no_flight(self) -> None:
+        """Wait until nothing is in flight."""
+        while self.in_flight:
+            self.idle.clear()
+            await self.idle.wait()
+
     async def wait_idle(self) -> None:
         """Wait until nothing is in flight and nothing is loose."""
         loop = asyncio.get_running_loop()
         while self.in_flight or self.loose_until > loop.time():
             if self.in_flight:
-                self.idle.clear()
-                await self.idle.wait()
+                await self.wait_no_flight()
             else:
                 await asyncio.sleep(self.loose_until - loop.time())
+
+    async def wait_gone(self, target: str) -> None:
+        """Wait until nothing is in flight to a module or to an instance; others' requests may go on."""
+        while any(target in (exchange.module, exchange.instance) for exchange in self.in_flight.values()):
+            if self.left is None:
+                self.left = asyncio.Event()
+            await self.left.wait()
 
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """What requests to one product of one tenant depend on."""
+    """What requests to one product of one tenant depend on; with tenant `*`, those of every tenant.
+
+    Attributes:
+        row: The hold that stands, as it was last seen in Postgres.
+        held_from: When this replica applied it, by the event loop's clock.
+        overdue: Whether the hold has passed its `until`.
+        saying: Held while this replica says that it is quiet, or takes that back.
+    """
 
     tenant: str
     product: str
     module: str | None = None
     hold: Hold = Hold.OPEN
-    hold_id: str = ""
-    holder: str = ""
-    since: str = ""
+    row: HoldRow | None = None
     held_from: float = 0.0
     overdue: bool = False
     flow: Flow = field(default_factory=Flow)
     waiters: "deque[asyncio.Future[None]]" = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    saying: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def hold_id(self) -> str:
+        """Id of the hold, or empty."""
+        return "" if self.row is None else self.row.id
+
+    @property
+    def job(self) -> str | None:
+        """The job that holds it."""
+        return None if self.row is None else self.row.job
+
+    @property
+    def every_tenant(self) -> bool:
+        """Whether it stands for the product as a whole."""
+        return self.tenant == EVERY_TENANT
+
+    def seconds_left(self) -> float | None:
+        """Seconds until nothing is promised any more; None: no end."""
+        if self.row is None or self.row.until is None:
+            return None
+        return (self.row.until - datetime.now(UTC)).total_seconds()
 
     def apply(self, signal: Signal) -> tuple[Effect, ...]:
         """Move by the table, and tell those who wait for a change.
@@ -98,9 +141,13 @@ class Link:
             IllegalSignal: The table forbids it; nothing changed.
         """
         self.hold, effects = on_hold(self.hold, signal)
+        self.tell_changed()
+        return effects
+
+    def tell_changed(self) -> None:
+        """Wake those who wait for a change."""
         self.changed.set()
         self.changed = asyncio.Event()
-        return effects
 
     def reply(self, availability: Availability) -> Reply:
         """What a request gets now."""

@@ -1,7 +1,6 @@
 """Composition root of the gateway: `uplift-gateway`."""
 
 import asyncio
-import contextlib
 import ipaddress
 import logging
 import os
@@ -12,17 +11,14 @@ import sys
 import uvloop
 
 from gateway.app import Gateway
+from gateway.membership import Replaced
 from gateway.platform import Platform
 from gateway.store import Database, DatabaseError
 from uplift_settings import SecretError, Settings, SettingsError, load, read_secret
 
 _log = logging.getLogger("gateway")
 _START_WAIT = 30.0
-"""Seconds to wait at start for Postgres, and for the lock of a gateway that died a moment ago."""
-_AWAY_WAIT = 600.0
-"""Seconds that Postgres may be away while the data path goes on."""
-_LOCK_WAIT = 5.0
-"""Seconds to wait for our own lock when Postgres is back; somebody who holds it longer is another gateway."""
+"""Seconds to wait at start for Postgres."""
 
 
 def main() -> None:
@@ -59,14 +55,16 @@ async def _serve(settings: Settings) -> int:
         url=gateway_settings.url.rstrip("/") or f"http://{gateway_settings.host}:{port}",
         ui_url=settings.temporal.ui_url.rstrip("/"),
         namespace=settings.temporal.namespace,
+        node=gateway_settings.node or f"{socket.gethostname()}:{port}",
+        replaces=os.environ.get("UPLIFT_GATEWAY_REPLACES", ""),
     )
     gateway = Gateway(platform=platform, settings=gateway_settings, temporal=settings.temporal, token=token)
     await gateway.open(sock)
     _log.info("gateway listens on %s", platform.url)
     code = 0
     try:
-        await _until_stopped(stop, platform)
-    except DatabaseError as error:
+        await _until_stopped(stop, gateway)
+    except Replaced as error:
         _log.error("%s", error)
         code = 1
     await gateway.close()
@@ -74,32 +72,18 @@ async def _serve(settings: Settings) -> int:
     return code
 
 
-async def _until_stopped(stop: asyncio.Event, platform: Platform) -> None:
-    """Wait for a signal; take the replica's lock again whenever Postgres was away.
+async def _until_stopped(stop: asyncio.Event, gateway: Gateway) -> None:
+    """Wait for a signal.
 
     Raises:
-        DatabaseError: Postgres stayed away, or another gateway has the lock.
+        Replaced: Another process has our name.
     """
-    database = platform.database
+    assert gateway.member is not None
     stopped = asyncio.create_task(stop.wait())
-    while not stop.is_set():
-        lost = asyncio.create_task(database.lost.wait())
-        await asyncio.wait({stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
-        lost.cancel()
-        if not stop.is_set():
-            _log.warning("the connection to the gateway's database is gone; connecting again")
-            relock = asyncio.create_task(database.relock(wait=_AWAY_WAIT, lock_wait=_LOCK_WAIT))
-            await asyncio.wait({stopped, relock}, return_when=asyncio.FIRST_COMPLETED)
-            if relock.done():
-                relock.result()
-                with contextlib.suppress(DatabaseError):  # away again: so are we
-                    await platform.refresh()
-                _log.info("the gateway's database is back")
-            else:
-                relock.cancel()
-                with contextlib.suppress(asyncio.CancelledError, DatabaseError):
-                    await relock
+    await asyncio.wait({stopped, gateway.member}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
+    if gateway.member.done():
+        gateway.member.result()
 
 
 def _listening_socket(host: str, port: int) -> socket.socket:

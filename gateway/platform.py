@@ -1,18 +1,41 @@
 """The gateway's stores and its routing table together: what the services work on."""
 
 import asyncio
-import time
+import contextlib
+from collections.abc import Callable
 
+from gateway.drains import Drains
+from gateway.follower import Follower
+from gateway.membership import Membership, new_generation
 from gateway.routing import RoutingTable
-from gateway.store import Database, InstanceStore, JobStore, RegistryStore, RunStore
-from upgrade_core.protocol import Hold
+from gateway.store import Changed, Database, DatabaseError, HoldStore, InstanceStore, JobStore, RegistryStore, RunStore
 from uplift_settings.tree import GatewaySettings
 
 
 class Platform:
-    """One gateway's state."""
+    """One replica's state.
 
-    def __init__(self, *, database: Database, settings: GatewaySettings, url: str, ui_url: str, namespace: str) -> None:
+    Args:
+        database: The database that all replicas share.
+        settings: The gateway's settings.
+        url: Where modules reach the gateway.
+        ui_url: Base of links to runs, or empty.
+        namespace: Temporal's, for those links.
+        node: Name of this replica.
+        replaces: Name of a dead replica whose place it takes, or empty.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        settings: GatewaySettings,
+        url: str,
+        ui_url: str,
+        namespace: str,
+        node: str,
+        replaces: str = "",
+    ) -> None:
         self.database = database
         self.settings = settings
         self.url = url
@@ -22,44 +45,94 @@ class Platform:
         self.instances = InstanceStore(database)
         self.jobs = JobStore(database)
         self.runs = RunStore(database)
+        self.holds = HoldStore(database)
         self.table = RoutingTable()
         self.instances_changed = asyncio.Event()
-        self.loose_until = 0.0
+        self.on_hold: Callable[[Changed], None] | None = None
+        self.on_job: Callable[[str], None] | None = None
+        generation = new_generation()
+        self.follower = Follower(
+            database=database, generation=generation, known=self.table.known, apply=self._apply, applied=self._applied
+        )
+        self.membership = Membership(
+            database=database,
+            follower=self.follower,
+            settings=settings,
+            name=node,
+            generation=generation,
+            replaces=replaces,
+            fenced=self._fenced,
+            told_job=self._told_job,
+        )
+        self.drains = Drains(nodes=self.membership.nodes, generation=generation)
 
-    async def load(self) -> None:
-        """Build the routing table from the rows.
+    async def catch_up(self) -> None:
+        """Everything that was committed before is in the table afterwards.
 
-        After a gateway that did not stop cleanly, requests that it cut off may still be at work: for `settle` seconds everything
-        counts as loose.
+        Raises:
+            DatabaseError: Postgres is away.
         """
-        if not await self.registry.take_clean_mark():
-            self.loose_until = time.monotonic() + self.settings.settle
-        table = self.table
-        for module, text in await self.registry.modules():
-            table.add_module(module, text)
-        for tenant in await self.registry.tenants():
-            table.tenants[tenant.id] = tenant
-        for tenant_id, product, bound in await self.registry.bindings():
-            table.bind(tenant_id, product, bound)
-        for instance in await self.instances.all():
-            table.put_instance(instance)
-        table.retiring = await self.instances.retiring()
-        for overlay in await self.runs.overlays():
-            table.put_overlay(overlay)
-        for row in await self.runs.holds():
-            link = table.link(row.tenant, row.product)
-            link.hold, link.hold_id, link.holder = Hold(row.state), row.id, row.job or ""
-            link.since = row.since.isoformat()
+        await self.follower.catch_up()
 
-    async def refresh(self) -> None:
-        """Learn what was committed while the database went away and the commit's answer was lost."""
-        for tenant in await self.registry.tenants():
-            self.table.tenants[tenant.id] = tenant
-        for instance in await self.instances.all():
-            self.table.put_instance(instance)
-        self.tell_instances_changed()
+    async def spread(self) -> None:
+        """As `catch_up`, and every other replica follows too, as far as it is heard of within `gateway.spread_wait`.
+
+        Raises:
+            DatabaseError: Postgres is away; what was committed is committed.
+        """
+        await self.follower.catch_up()
+        await self.membership.barrier(within=self.settings.spread_wait)
+
+    async def look(self) -> None:
+        """What other replicas committed before is in the table afterwards, unless Postgres is away: then it is as it was."""
+        if not self.membership.alone:
+            with contextlib.suppress(DatabaseError, TimeoutError):
+                async with asyncio.timeout(self.settings.database_timeout):
+                    await self.follower.catch_up()
+
+    async def wait_quiet(self, subject: str, seconds: float) -> bool:
+        """Wait until nothing of any replica is at work on a subject; False when the time is up."""
+        membership = self.membership
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    notice = membership.notice
+                    found = await membership.nodes.is_quiet(subject, settle=self.settings.settle)
+                    if found.reached:
+                        return True
+                    await membership.wait(notice, min(found.loose, 1.0) or 0.5)
+        return False
 
     def tell_instances_changed(self) -> None:
         """Wake those who wait for an instance to come or go."""
         self.instances_changed.set()
         self.instances_changed = asyncio.Event()
+
+    def _apply(self, change: Changed) -> None:
+        table = self.table
+        if change.kind == "hold":
+            if self.on_hold is not None:
+                self.on_hold(change)
+            return
+        closing = table.overlays.get(change.a) if change.kind == "overlay" else None
+        table.apply(change)
+        if closing is not None and change.a not in table.overlays:
+            if change.row is not None:  # closed by an undo; an alias that ends with its version lets its requests finish
+                closing.flow.cut_all()
+            self.drains.begin(f"overlay:{change.a}", closing.flow.wait_idle())
+        if change.kind == "instance" and change.row is None:
+            self.drains.begin(f"instance:{change.a}", table.wait_gone(change.a))
+        if change.kind == "retirement" and change.row is not None:
+            self.drains.begin(f"module:{change.a}", table.wait_gone(change.a))
+
+    def _applied(self, kinds: set[str]) -> None:
+        if kinds & {"instance", "retirement"}:
+            self.tell_instances_changed()
+
+    def _fenced(self) -> None:
+        for flow in self.table.flows():
+            flow.cut_all()
+
+    def _told_job(self, job: str) -> None:
+        if self.on_job is not None:
+            self.on_job(job)

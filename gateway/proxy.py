@@ -8,22 +8,26 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import hashlib
 import json
 import secrets
 import select
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from gateway.links import Exchange, Flow, Link
+from gateway.holds import Holds
+from gateway.links import Exchange, Link
+from gateway.membership import Membership
+from gateway.platform import Platform
 from gateway.replies import delay, missing, problem, say_continue
-from gateway.routing import OverlayRoute, RoutingTable
+from gateway.routing import OverlayRoute
 from upgrade_core.ids import SUPERTENANT
 from upgrade_core.protocol import Hold, Reply
-from uplift_settings.tree import GatewaySettings
 
 _HOP_BY_HOP = frozenset(
     [
@@ -52,10 +56,13 @@ _PROBE = 5.0
 class Proxy:
     """Routes, parks and forwards requests."""
 
-    def __init__(self, *, table: RoutingTable, settings: GatewaySettings, url: str) -> None:
-        self._table = table
-        self._settings = settings
-        self._url = url
+    def __init__(self, *, platform: Platform, holds: Holds) -> None:
+        self._platform = platform
+        self._table = platform.table
+        self._holds = holds
+        self._membership = platform.membership
+        self._settings = platform.settings
+        self._url = platform.url
         self._session: aiohttp.ClientSession | None = None
         self._stopping = False
         self._loop = asyncio.get_running_loop()
@@ -63,7 +70,7 @@ class Proxy:
     async def open(self) -> None:
         """Open the pool of connections to instances."""
         # Idle connections are dropped before the usual module does (Node: 5 s): a POST must not meet a closing one.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4, ttl_dns_cache=10)
+        connector = _Leased(membership=self._membership, limit=0, keepalive_timeout=4, ttl_dns_cache=10)
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -77,7 +84,7 @@ class Proxy:
     def stop_parking(self) -> None:
         """Answer those parked DELAY, and whoever else would have to wait: the gateway is about to stop."""
         self._stopping = True
-        for link in self._table.links():
+        for link in self._table.all_links():
             for waiter in link.take_waiters():
                 waiter.set_result(None)
 
@@ -123,30 +130,50 @@ class Proxy:
             if inside:
                 url += f"{_OVERLAY}{overlay.row.token}"
         while True:
+            if not self._membership.may_route:
+                deadline = deadline or self._loop.time() + self._patience(request)
+                if not await self._wait_for_lease(deadline):
+                    return problem(503, "this gateway lost its database; try again", tenant=tenant, lifecycle="DELAY")
             entry = (
                 table.match_overlay(tenant, inside, request.method, path) if inside else table.match(tenant, request.method, path)
             )
             if entry is None:
                 return problem(404, "No suitable module found for path and tenant", tenant=tenant)
             if entry.product in inside:
-                return await self._forward(request, inside[entry.product].flow, entry.module, tenant, target, url)
+                return await self._forward(request, inside[entry.product], entry.module, tenant, target, url)
             link = table.link(tenant, entry.product)
-            if overlay is not None and inside and link.hold is not Hold.OPEN and link.holder == overlay.row.job:
-                return missing(request, link, f"{link.product} is part of the same update and not ready yet")
-            reply = link.reply(table.availability(entry.module))
-            if reply is Reply.PASS or (link.hold is Hold.DRAINING and self._descends(request, tenant)):
-                return await self._forward(request, link.flow, entry.module, tenant, target, url, was_parked=bool(deadline))
+            gate = table.stars.get(entry.product) or link
+            if overlay is not None and inside and gate.hold is not Hold.OPEN and gate.job == overlay.row.job:
+                return missing(request, gate, f"{link.product} is part of the same update and not ready yet")
+            reply = gate.reply(table.availability(entry.module))
+            if reply is Reply.PASS or (gate.hold is Hold.DRAINING and self._descends(request, tenant)):
+                return await self._forward(request, link, entry.module, tenant, target, url, was_parked=bool(deadline))
             if reply is Reply.MISSING:
                 text = (
                     "the update took longer than it may"
-                    if link.overdue
+                    if gate.overdue
                     else f"No running module instance found for {entry.module}"
                 )
-                return missing(request, link, text)
+                return missing(request, gate, text)
+            if gate.hold is Hold.DRAINING and (held := self._descends_elsewhere(request, tenant)) is not None:
+                guard = Exchange(secrets.token_hex(6), "", "", None, answered=True)
+                link.flow.enter(guard)
+                try:
+                    if await self._holds.lets_through(gate) and (held is gate or await self._holds.lets_through(held)):
+                        return await self._forward(request, link, entry.module, tenant, target, url, was_parked=bool(deadline))
+                finally:
+                    link.flow.leave(guard, now=self._loop.time(), settle=0)
             if not deadline:
                 deadline = self._loop.time() + self._patience(request)
-            if not await self._park(request, link, deadline) and link.hold is not Hold.OPEN:
-                return delay(request, link)
+            if not await self._park(request, gate, deadline) and gate.hold is not Hold.OPEN:
+                return delay(request, gate)
+
+    async def _wait_for_lease(self, deadline: float) -> bool:
+        """Wait until this replica may route again; False when the time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._membership.restored.wait()
+        return self._membership.may_route
 
     def _patience(self, request: web.BaseRequest) -> float:
         """Seconds that a requester wants to be parked (RFC 7240 `Prefer: wait`), within the server's limit."""
@@ -209,12 +236,31 @@ class Proxy:
         if not chain:
             return False
         ids = {part.partition("/")[0] for part in chain.split(";")}
-        return any(link.hold is Hold.DRAINING and not ids.isdisjoint(link.flow.in_flight) for link in self._table.links(tenant))
+        return any(
+            link.hold is Hold.DRAINING and any(not ids.isdisjoint(flow.in_flight) for flow in self._table.flows_of(link))
+            for link in (*self._table.links(tenant), *self._table.stars.values())
+        )
+
+    def _descends_elsewhere(self, request: web.BaseRequest, tenant: str) -> Link | None:
+        """The draining link of the tenant on whose work at another replica a request depends, by its signed id."""
+        chain = request.headers.get(_REQUEST_ID)
+        if not chain or self._membership.alone:
+            return None
+        ids = [part.partition("/")[0] for part in chain.split(";")]
+        for link in (*self._table.links(tenant), *self._table.stars.values()):
+            if link.hold is Hold.DRAINING and any(self._signed(id_[:12], tenant, link.product) == id_ for id_ in ids):
+                return link
+        return None
+
+    def _signed(self, number: str, tenant: str, product: str) -> str:
+        """A request id that only a replica of this gateway can make."""
+        mark = hashlib.blake2b(f"{number} {tenant} {product}".encode(), digest_size=8, key=self._platform.follower.key)
+        return number + mark.hexdigest()
 
     async def _forward(
         self,
         request: web.BaseRequest,
-        flow: Flow,
+        way: Link | OverlayRoute,
         module: str,
         tenant: str,
         target: str,
@@ -227,7 +273,9 @@ class Proxy:
             return problem(
                 503, f"No running module instance found for {module}", tenant=tenant, module=module, lifecycle="MISSING"
             )
-        exchange = Exchange(secrets.token_hex(6), module, asyncio.current_task())
+        flow = way.flow
+        product = way.product if isinstance(way, Link) else way.row.product
+        exchange = Exchange(self._signed(secrets.token_hex(6), tenant, product), module, instance.id, asyncio.current_task())
         flow.enter(exchange)
         response: web.StreamResponse | None = None
         try:
@@ -240,6 +288,11 @@ class Proxy:
             task.uncancel()
             return self._broken(
                 request, exchange, tenant, "the update went on without this request's answer", status=503, lifecycle="MISSING"
+            )
+        except _NoLease:
+            exchange.answered = True  # nothing was sent
+            return self._broken(
+                request, exchange, tenant, "this gateway lost its database; try again", status=503, lifecycle="DELAY"
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             exchange.answered = True  # nothing was sent
@@ -308,6 +361,27 @@ class Proxy:
             exchange.answered = True
             await response.write_eof()
             return response
+
+
+class _NoLease(Exception):
+    """The lease ran out while the connection was made; nothing was sent."""
+
+
+class _Leased(aiohttp.TCPConnector):
+    """Connections to instances, given out while the lease runs: it is looked at last before the first byte is sent."""
+
+    def __init__(self, *, membership: Membership, **options: Any) -> None:
+        super().__init__(**options)
+        self._membership = membership
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: "list[Any]", timeout: aiohttp.ClientTimeout
+    ) -> "aiohttp.connector.Connection":
+        connection = await super().connect(req, traces, timeout)
+        if not self._membership.may_route:
+            connection.release()
+            raise _NoLease
+        return connection
 
 
 class _PassedOn(web.StreamResponse):

@@ -43,7 +43,11 @@ def missing(request: web.BaseRequest, link: Link, detail: str) -> web.Response:
 
 
 def _facts(link: Link) -> dict[str, Any]:
-    return {"tenant": link.tenant, "module": link.module, "since": link.since or None, "run": link.holder or None}
+    row = link.row
+    facts: dict[str, Any] = {"tenant": link.tenant, "module": link.module or link.product}
+    if row is not None:
+        facts |= {"since": row.since.isoformat(), "until": row.until.isoformat() if row.until else None, "run": row.job}
+    return facts
 
 
 def _lifecycle(status: int, detail: str, lifecycle: str, facts: dict[str, Any]) -> web.Response:

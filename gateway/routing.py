@@ -1,13 +1,14 @@
-"""The routing table: what the data path knows of the platform, in memory, rebuilt from the rows at every start."""
+"""The routing table: what the data path knows of the platform, in memory. Only `gateway.follower` changes it, from the rows."""
 
 import json
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 from gateway.links import Flow, Link
 from gateway.matching import Entry, Matcher
-from gateway.store import InstanceRow, OverlayRow, TenantRow
+from gateway.store import EVERY_TENANT, Changed, InstanceRow, OverlayRow, TenantRow
 from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
 from upgrade_core.protocol import Availability
 
@@ -33,13 +34,65 @@ class RoutingTable:
         self.instances: dict[str, list[InstanceRow]] = {}
         self.overlays: dict[str, OverlayRoute] = {}
         self.retiring: set[str] = set()
+        self.stars: dict[str, Link] = {}
+        """Module-wide holds that stand, by product."""
         self.parked_total = 0
         self.parked_bytes = 0
         self.parked_by_tenant: dict[str, int] = {}
+        self._leaving: list[Flow] = []
         self._links: dict[tuple[str, str], Link] = {}
         self._matchers: dict[tuple[str, ...], Matcher] = {}
         self._by_tenant: dict[str, Matcher] = {}
         self._turn = 0
+
+    def known(self, kind: str) -> Iterable[tuple[str, str]]:
+        """Keys of a kind of rows that are in memory."""
+        match kind:
+            case "tenant":
+                return [(tenant, "") for tenant in self.tenants]
+            case "module":
+                return [(module, "") for module in self.modules]
+            case "binding":
+                return [(tenant, product) for tenant, bound in self.bindings.items() for product in bound]
+            case "retirement":
+                return [(module, "") for module in self.retiring]
+            case "instance":
+                return [(row.id, "") for rows in self.instances.values() for row in rows]
+            case "overlay":
+                return [(token, "") for token in self.overlays]
+            case _:
+                return [(link.tenant, link.product) for link in self.all_links() if link.row is not None]
+
+    def apply(self, change: Changed) -> None:
+        """Take one changed row, of any kind but `hold`, into memory."""
+        row = change.row
+        match change.kind:
+            case "tenant":
+                if row is None:
+                    self.forget_tenant(change.a)
+                else:
+                    self.tenants[change.a] = TenantRow(**row)
+            case "module":
+                if row is None:
+                    self.remove_module(change.a)
+                elif self.texts.get(change.a) != row["descriptor"]:
+                    self.add_module(change.a, row["descriptor"])
+            case "binding":
+                self.bind(change.a, change.b, None if row is None else row["module"])
+            case "retirement":
+                if row is None:
+                    self.retiring.discard(change.a)
+                else:
+                    self.retiring.add(change.a)
+            case "instance":
+                self.remove_instance(change.a)
+                if row is not None:
+                    self.put_instance(_instance(row))
+            case "overlay":
+                if row is None or row["state"] == "closing":
+                    self.close_overlay(change.a)
+                else:
+                    self.put_overlay(OverlayRow(**row))
 
     def add_module(self, module: str, text: str) -> None:
         """Know a registered module."""
@@ -58,7 +111,8 @@ class RoutingTable:
             bound.pop(product, None)
         else:
             bound[product] = module
-        self.link(tenant, product).module = module
+        if module is not None or (tenant, product) in self._links:
+            self.link(tenant, product).module = module
         self._by_tenant.pop(tenant, None)
 
     def forget_tenant(self, tenant: str) -> None:
@@ -67,7 +121,7 @@ class RoutingTable:
         self.bindings.pop(tenant, None)
         self._by_tenant.pop(tenant, None)
         for key in [key for key in self._links if key[0] == tenant]:
-            del self._links[key]
+            self._leaving.append(self._links.pop(key).flow)
 
     def put_instance(self, instance: InstanceRow) -> None:
         """An instance is there, or has a new process."""
@@ -99,9 +153,35 @@ class RoutingTable:
             found = self._links[key] = Link(tenant=tenant, product=product, module=self.bindings.get(tenant, {}).get(product))
         return found
 
+    def star(self, product: str) -> Link:
+        """The link of a product for all tenants at once; kept while it is held."""
+        found = self.stars.get(product)
+        if found is None:
+            found = self.stars[product] = Link(tenant=EVERY_TENANT, product=product)
+        return found
+
     def links(self, tenant: str | None = None) -> Iterator[Link]:
-        """All links, or those of one tenant."""
+        """All links of tenants, or those of one tenant."""
         return (link for link in self._links.values() if tenant is None or link.tenant == tenant)
+
+    def all_links(self) -> list[Link]:
+        """All links, those for all tenants among them."""
+        return [*self._links.values(), *self.stars.values()]
+
+    def flows_of(self, link: Link) -> list[Flow]:
+        """Where the requests on a link are counted."""
+        if not link.every_tenant:
+            return [link.flow]
+        return [other.flow for other in self._links.values() if other.product == link.product]
+
+    def flows(self) -> list[Flow]:
+        """All flows."""
+        self._leaving = [flow for flow in self._leaving if flow.in_flight]
+        return [
+            *(link.flow for link in self._links.values()),
+            *(route.flow for route in self.overlays.values()),
+            *self._leaving,
+        ]
 
     def match(self, tenant: str, method: str, path: str) -> Entry | None:
         """The handler that answers a tenant's request."""
@@ -138,8 +218,23 @@ class RoutingTable:
 
     def in_flight(self, module: str) -> int:
         """Requests at work in a module version, over all tenants and overlays."""
-        flows = [link.flow for link in self._links.values()] + [overlay.flow for overlay in self.overlays.values()]
-        return sum(exchange.module == module for flow in flows for exchange in flow.in_flight.values())
+        return sum(exchange.module == module for flow in self.flows() for exchange in flow.in_flight.values())
+
+    def in_flight_to(self, instance: str) -> int:
+        """Requests at work in an instance."""
+        return sum(exchange.instance == instance for flow in self.flows() for exchange in flow.in_flight.values())
+
+    async def wait_gone(self, target: str) -> None:
+        """Wait until nothing is at work in a module version or an instance."""
+        while self.in_flight(target) or self.in_flight_to(target):
+            for flow in self.flows():
+                await flow.wait_gone(target)
+
+    def close_overlay(self, token: str) -> None:
+        """Nothing new goes through an overlay."""
+        route = self.overlays.pop(token, None)
+        if route is not None:
+            self._leaving.append(route.flow)
 
     def put_overlay(self, row: OverlayRow) -> OverlayRoute:
         """An overlay opens or becomes an alias."""
@@ -148,12 +243,6 @@ class RoutingTable:
             found = self.overlays[row.token] = OverlayRoute(row=row)
         found.row = row
         return found
-
-    def close_inside(self, job: str, product: str) -> None:
-        """After the switch an overlay is an alias of the tenant's table."""
-        for route in self.overlays.values():
-            if (route.row.job, route.row.product) == (job, product):
-                route.row = replace(route.row, state="alias")
 
     def _matcher(self, enabled: tuple[str, ...]) -> Matcher:
         matcher = self._matchers.get(enabled)
@@ -164,6 +253,18 @@ class RoutingTable:
                 tuple(self.modules[module] for module in enabled if module in self.modules)
             )
         return matcher
+
+
+def _instance(row: dict[str, Any]) -> InstanceRow:
+    descriptor = row["descriptor"]
+    return InstanceRow(
+        id=row["id"],
+        module=row["module"],
+        url=row["url"],
+        node=row["node"],
+        generation=row["generation"],
+        descriptor=None if descriptor is None else json.dumps(descriptor),
+    )
 
 
 def new_token() -> str:

@@ -96,6 +96,11 @@ class HoldState(_Answer):
     id: str
     lifecycle: Literal["DELAY", "RESUME", "MISSING"]
     state: str
+    tenant: str | None = None
+    product: str | None = None
+    holder: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
     in_flight: int = 0
     loose: bool = False
     parked: int = 0

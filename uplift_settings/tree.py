@@ -26,6 +26,19 @@ class GatewaySettings(_Group):
         "env:UPLIFT_DATABASE_URL",
         description="Postgres of the gateway, by reference (env:NAME or file:PATH): it holds a password in production.",
     )
+    node: str = Field("", description="Name of this replica; a restart under the same name takes its place. Empty: host:port.")
+    lease: Annotated[float, Field(ge=1)] = Field(
+        60.0, description="Seconds that a replica routes without being heard of: Postgres may be away that long unnoticed."
+    )
+    lease_renew: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Seconds between renewals of the lease; a replica that misses two delays the next UPDATE."
+    )
+    spread_wait: Seconds = Field(
+        2.0, description="Seconds that an admin write waits until every replica follows it. A hold waits as long as it takes."
+    )
+    database_timeout: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="Seconds for a renewal or a look at the database before it counts as away."
+    )
     pool: int = Field(8, ge=2, description="Postgres connections. Admin calls are short; more would only queue in Postgres.")
     token_file: str = Field(
         "",

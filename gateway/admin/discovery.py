@@ -33,8 +33,7 @@ async def post(call: Call) -> web.Response:
         await call.platform.instances.put(row, replace=False)
     except Conflict as error:
         raise ApiError(409 if "retired" in str(error) else 400, str(error)) from error
-    table.put_instance(row)
-    call.platform.tell_instances_changed()
+    await call.platform.spread()
     return answer(_wire(row), status=201, headers=call.location(row.module, row.id))
 
 
@@ -98,8 +97,7 @@ async def _remove(call: Call, row: InstanceRow) -> None:
         if any(line["id"] == row.module for line in job.modules):
             raise ApiError(409, f"instance {row.id} is used by job {job.id} of tenant {job.tenant}")
     await call.platform.instances.remove(row.id, row.module)
-    call.platform.table.remove_instance(row.id)
-    call.platform.tell_instances_changed()
+    await call.platform.spread()
 
 
 def _known(call: Call) -> InstanceRow:

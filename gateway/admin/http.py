@@ -25,13 +25,15 @@ class ApiError(Exception):
         status: HTTP status.
         text: What is wrong, in the caller's terms.
         headers: `Location` of the job that tells more, if there is one.
+        facts: Further members of the problem, for those who accept one.
     """
 
-    def __init__(self, status: int, text: str, *, location: str = "") -> None:
+    def __init__(self, status: int, text: str, *, location: str = "", facts: Mapping[str, str] | None = None) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
         self.headers = {"Location": location} if location else None
+        self.facts = dict(facts or {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +179,8 @@ def json_text(text: str, *, status: int = 200, headers: Mapping[str, str] | None
 def refusal(request: web.BaseRequest, error: ApiError) -> web.Response:
     """An error: plain text, or a problem for those who accept it."""
     if "application/problem+json" in request.headers.get("Accept", ""):
-        body = {"type": "about:blank", "title": "Request refused", "status": error.status, "detail": error.text}
+        body: dict[str, Any] = {"type": "about:blank", "title": "Request refused", "status": error.status, "detail": error.text}
+        body |= error.facts
         return web.Response(
             status=error.status, text=json.dumps(body), content_type="application/problem+json", headers=error.headers
         )

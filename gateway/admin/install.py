@@ -57,7 +57,7 @@ async def delete(call: Call) -> web.Response:
     """Abort a running job (202: it undoes what it did, then ends), or remove the record of an ended one (204)."""
     row = await _job(call)
     if row.state == "ended":
-        if any(link.holder == row.id for link in call.platform.table.links(row.tenant)):
+        if any(link.job == row.id for link in call.platform.table.links(row.tenant)):
             raise ApiError(409, f"job {row.id} left a hold behind; resolve it first")
         await call.platform.jobs.remove(row.id)
         return answer()

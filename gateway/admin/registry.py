@@ -88,7 +88,7 @@ async def delete(call: Call) -> web.Response:
         await call.platform.registry.remove_module(module)
     except Conflict as error:
         raise ApiError(400, str(error)) from error
-    table.remove_module(module)
+    await call.platform.spread()
     return answer()
 
 
@@ -123,8 +123,8 @@ async def _register(call: Call, wires: list[dict[str, Any]]) -> None:
         await call.platform.registry.add_modules([(key, module.product, text) for key, (module, text) in fresh.items()])
     except Conflict as error:
         raise ApiError(400, str(error)) from error
-    for key, (_, text) in fresh.items():
-        table.add_module(key, text)
+    if fresh:
+        await call.platform.spread()
 
 
 def _faults(module: ModuleDescriptor, catalogue: dict[str, ModuleDescriptor]) -> list[str]:

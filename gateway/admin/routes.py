@@ -59,6 +59,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     # lifecycle
     ("GET", "/_/lifecycle/links", lifecycle.links),
     ("GET", "/_/lifecycle/delays/{hold}", lifecycle.delay),
+    ("GET", "/_/lifecycle/routing/{tenant}", lifecycle.routing),
+    ("PUT", "/_/lifecycle/routing/{tenant}", lifecycle.put_routing),
+    ("POST", "/_/lifecycle/{module}", lifecycle.signal),
     # what runs do
     ("POST", _RUN + "/begin", runs.begin),
     ("PUT", _RUN + "/phase", runs.phase),

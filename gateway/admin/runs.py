@@ -5,6 +5,7 @@ import json
 from aiohttp import web
 
 from gateway.admin.http import ApiError, Call, answer
+from gateway.admin.lifecycle import MAX_WAIT
 from gateway.admin.versions import describe
 from gateway.admin.wire import DataVersionWire, PhaseWire
 from gateway.routing import new_token
@@ -135,19 +136,19 @@ async def open_overlay(call: Call) -> web.Response:
     overlay = await call.platform.runs.open_overlay(
         token=new_token(), job=row.id, tenant=row.tenant, product=wire.product, module=wire.module
     )
-    call.platform.table.put_overlay(overlay)
+    await call.platform.spread()
     return answer(Overlay(url=f"{call.platform.url}/_/overlay/{overlay.token}"))
 
 
 async def close_overlay(call: Call) -> web.Response:
     """Close it, cut what is at work under it, and answer when nothing is."""
-    table = call.platform.table
-    for token, route in list(table.overlays.items()):
-        if (route.row.job, route.row.product) == (call.path["job"], call.path["product"]):
-            del table.overlays[token]
-            route.flow.cut_all()
-            await route.flow.wait_idle()
-    await call.platform.runs.close_overlay(job=call.path["job"], product=call.path["product"])
+    token = await call.platform.runs.close_overlay(job=call.path["job"], product=call.path["product"])
+    if token is not None:
+        await call.platform.catch_up()
+        if not await call.platform.wait_quiet(f"overlay:{token}", MAX_WAIT):
+            raise ApiError(503, "requests under the overlay are still at work; ask again")
+        await call.platform.runs.forget_overlay(token)
+        await call.platform.catch_up()
     return answer()
 
 

@@ -22,7 +22,7 @@ async def post(call: Call) -> web.Response:
         raise ApiError(400, str(error)) from error
     if not await call.platform.registry.add_tenant(tenant):
         raise ApiError(400, f"Duplicate tenant id {tenant.id}")
-    call.platform.table.tenants[tenant.id] = tenant
+    await call.platform.spread()
     return answer(_wire(tenant), status=201, headers=call.location(tenant.id))
 
 
@@ -49,7 +49,7 @@ async def put(call: Call) -> web.Response:
                 raise ApiError(400, str(error)) from error
     row = TenantRow(id=tenant, name=wire.name, description=wire.description)
     await call.platform.registry.put_tenant(row)
-    call.platform.table.tenants[tenant] = row
+    await call.platform.spread()
     return answer(_wire(row))
 
 
@@ -62,7 +62,7 @@ async def delete(call: Call) -> web.Response:
         await call.platform.registry.remove_tenant(tenant)
     except Conflict as error:
         raise ApiError(409, str(error)) from error
-    call.platform.table.forget_tenant(tenant)
+    await call.platform.spread()
     return answer()
 
 

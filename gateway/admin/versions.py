@@ -11,6 +11,9 @@ from gateway.admin.lifecycle import MAX_WAIT
 from gateway.store import Conflict, InstanceRow
 from gateway_client import Instance, Version
 
+_QUIET_WAIT = 5.0
+"""Seconds that one call waits for the last requests of a version; the caller asks again."""
+
 
 async def get_all(call: Call) -> web.Response:
     """The versions that have instances or are being retired."""
@@ -42,8 +45,7 @@ async def put_instance(call: Call) -> web.Response:
         await call.platform.instances.put(row, replace=True)
     except Conflict as error:
         raise ApiError(409, f"id: {error}; it is an instance of another module") from error
-    call.platform.table.put_instance(row)
-    call.platform.tell_instances_changed()
+    await call.platform.spread()
     return answer()
 
 
@@ -51,34 +53,27 @@ async def delete_instance(call: Call) -> web.Response:
     """A deployed instance is gone."""
     module, instance = call.path["module"], call.path["instance"]
     await call.platform.instances.remove(instance, module)
-    known = call.platform.table.instance(instance)
-    if known is not None and known.module == module:
-        call.platform.table.remove_instance(instance)
-    call.platform.tell_instances_changed()
+    await call.platform.spread()
     return answer()
 
 
 async def retire(call: Call) -> web.Response:
-    """Mark a version as on its way out, if no binding, claim or request needs it."""
+    """Mark a version as on its way out, if no binding, claim or request needs it; `retiring` when no replica is at work on it."""
     module, table = _known(call), call.platform.table
     if table.in_flight(module):
         return answer(await describe(call, module))
     needed = await call.platform.instances.retire(module)
-    if not needed:
-        table.retiring.add(module)
-        for token in [token for token, route in table.overlays.items() if route.row.module == module]:
-            del table.overlays[token]
-    return answer(await describe(call, module))
+    await call.platform.catch_up()
+    quiet = not needed and await call.platform.wait_quiet(f"module:{module}", _QUIET_WAIT)
+    version = await describe(call, module)
+    return answer(version.model_copy(update={"retiring": quiet}))
 
 
 async def retired(call: Call) -> web.Response:
     """It is gone and may be claimed again."""
-    module, table = _known(call), call.platform.table
+    module = _known(call)
     await call.platform.instances.retired(module)
-    for instance in [row for row in table.instances.get(module, []) if row.node is not None]:
-        table.remove_instance(instance.id)
-    table.retiring.discard(module)
-    call.platform.tell_instances_changed()
+    await call.platform.spread()
     return answer()
 
 

@@ -145,6 +145,30 @@ class EnvironmentWire(Strict):
     description: _Name | None = None
 
 
+class SignalWire(Strict):
+    """What a module or an operator signals (requirement A4).
+
+    Attributes:
+        hold: UPDATE: the id that the sender chose for its hold, so that a retry is the same one; RESUME: the hold to open.
+        ttl: Seconds after which requesters are told MISSING instead of DELAY; the hold stays.
+        grace: Seconds that old requests get.
+    """
+
+    event: Literal["UPDATE", "RESUME", "DISCONNECT"]
+    instance: Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00]+$")] | None = None
+    tenant: Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00]+$")] | None = None
+    hold: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{8,300}$")] | None = None
+    ttl: Annotated[float, Field(gt=0, le=1e8, strict=False)] | None = None
+    grace: Annotated[float, Field(ge=0, le=3600, strict=False)] | None = None
+    reason: Annotated[str, StringConstraints(max_length=2_000, pattern=r"^[^\x00]*$")] = "update"
+
+
+class RoutingWire(Strict):
+    """Which version a tenant's requests go to."""
+
+    routing: Literal["pinned", "newest"]
+
+
 class PhaseWire(Strict):
     """What a run is doing."""
 

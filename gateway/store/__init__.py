@@ -1,26 +1,39 @@
 """The only code that speaks SQL to the gateway's database."""
 
-from gateway.store.database import Database, DatabaseError, SecondReplica
+from gateway.store.changes import Changed, ChangeStore, Picture
+from gateway.store.database import Database, DatabaseError
+from gateway.store.holds import HeldByAnother, HoldStore, NewHold
 from gateway.store.instances import InstanceStore
 from gateway.store.jobs import JobStore
+from gateway.store.moves import Move
+from gateway.store.nodes import NodeStore, Quiet
 from gateway.store.registry import Conflict, RegistryStore
-from gateway.store.rows import HoldRow, InstanceRow, IntentRow, JobRow, OverlayRow, SnapshotRow, TenantRow
+from gateway.store.rows import EVERY_TENANT, HoldRow, InstanceRow, IntentRow, JobRow, OverlayRow, SnapshotRow, TenantRow
 from gateway.store.runs import RunStore
 
 __all__ = [
+    "EVERY_TENANT",
+    "ChangeStore",
+    "Changed",
     "Conflict",
     "Database",
     "DatabaseError",
+    "HeldByAnother",
     "HoldRow",
+    "HoldStore",
     "InstanceRow",
     "InstanceStore",
     "IntentRow",
     "JobRow",
     "JobStore",
+    "Move",
+    "NewHold",
+    "NodeStore",
     "OverlayRow",
+    "Picture",
+    "Quiet",
     "RegistryStore",
     "RunStore",
-    "SecondReplica",
     "SnapshotRow",
     "TenantRow",
 ]

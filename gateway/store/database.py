@@ -1,4 +1,4 @@
-"""Connections, migrations, and the lock that keeps a second replica out."""
+"""Connections and migrations."""
 
 import asyncio
 import contextlib
@@ -11,9 +11,8 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 _MIGRATION_LOCK = 0x55504C49_4654_0001
-_REPLICA_LOCK = 0x55504C49_4654_0002
 _RETRY = 0.2
-_AWAY = (
+AWAY = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
@@ -21,6 +20,7 @@ _AWAY = (
     asyncpg.OperatorInterventionError,  # it stops, starts or crashed
     asyncpg.InsufficientResourcesError,
 )
+"""Errors that mean: Postgres is away now, or has no room for us; not that we asked for something wrong."""
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
@@ -29,62 +29,66 @@ class DatabaseError(Exception):
     """Postgres cannot be reached or used. The message says which address and why."""
 
 
-class SecondReplica(DatabaseError):
-    """Another gateway works on this database. Stop it first, or give this one a database of its own."""
-
-
 class Database:
-    """A pool on one Postgres database, migrated, with the replica's lock held."""
+    """A pool on one Postgres database, migrated."""
 
     def __init__(self, *, dsn: str, pool_size: int) -> None:
         self._dsn = dsn
         self._size = pool_size
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
-        self._lock: asyncpg.Connection[asyncpg.Record] | None = None
-        self.lost = asyncio.Event()
-        """Set when the connection that holds the replica's lock is gone."""
+        self.away = False
+        """Whether Postgres is known to be away: then nobody waits for it to answer."""
 
     async def open(self, *, wait: float) -> None:
-        """Connect, take the replica's lock, migrate.
+        """Connect and migrate.
 
         Args:
-            wait: Seconds to wait for Postgres, and for the lock of a gateway that just died.
+            wait: Seconds to wait for Postgres.
 
         Raises:
-            SecondReplica: Another gateway holds the database.
-            DatabaseError: Postgres does not answer.
+            DatabaseError: Postgres does not answer, or was migrated by a newer gateway.
         """
         deadline = asyncio.get_running_loop().time() + wait
-        self._lock = await self._locked(deadline, wait)
-        await _migrate(self._lock)
-        self._lock.add_termination_listener(lambda *_: self.lost.set())
+        while True:
+            try:
+                connection = await self._connect(deadline)
+                try:
+                    await _migrate(connection)
+                finally:
+                    with contextlib.suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                        await connection.close(timeout=1)
+                break
+            except AWAY as error:
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise DatabaseError(f"the gateway's database does not answer: {_text(error)}") from error
+                await asyncio.sleep(_RETRY)
         self._pool = await asyncpg.create_pool(
             self._dsn, min_size=1, max_size=self._size, init=_prepare, reset=_keep, command_timeout=30
         )
 
-    async def relock(self, *, wait: float, lock_wait: float) -> None:
-        """Take the lock again after Postgres was away. Until then nothing is read or written: another gateway may have it.
-
-        Args:
-            wait: Seconds to wait for Postgres.
-            lock_wait: Seconds to wait for the lock once Postgres is there.
-
-        Raises:
-            SecondReplica: Another gateway has taken over: this one must stop.
-            DatabaseError: It did not come back.
-        """
-        self._lock = await self._locked(asyncio.get_running_loop().time() + wait, lock_wait)
-        self.lost.clear()
-        self._lock.add_termination_listener(lambda *_: self.lost.set())
-
     async def close(self) -> None:
         """Give everything back."""
         if self._pool is not None:
-            with contextlib.suppress(TimeoutError, OSError, asyncpg.PostgresError):
+            try:
                 await asyncio.wait_for(self._pool.close(), 2)
-        if self._lock is not None and not self._lock.is_closed():
-            with contextlib.suppress(TimeoutError, OSError, asyncpg.PostgresError):
-                await self._lock.close(timeout=1)
+            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                self._pool.terminate()
+
+    async def dedicated(self, *, timeout: float) -> "asyncpg.Connection[asyncpg.Record]":
+        """A connection of its own, beside the pool's; the caller closes it.
+
+        Args:
+            timeout: Seconds for connecting, and for each command on it.
+
+        Raises:
+            DatabaseError: Postgres is away.
+        """
+        try:
+            connection = await asyncpg.connect(self._dsn, timeout=timeout, command_timeout=timeout)
+            await _prepare(connection)
+        except (*AWAY, asyncpg.PostgresError) as error:
+            raise DatabaseError(f"cannot connect to the gateway's database: {_text(error)}") from error
+        return connection
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -100,52 +104,26 @@ class Database:
             DatabaseError: Postgres is away.
         """
         assert self._pool is not None, "open() first"
-        if self.lost.is_set():
-            raise DatabaseError("the gateway's database was away; the gateway connects to it again")
+        if self.away:
+            raise DatabaseError("the gateway's database is away; the gateway tries to reach it again")
         try:
             async with self._pool.acquire(timeout=10) as connection:
                 yield connection
-        except _AWAY as error:
-            raise DatabaseError(f"the gateway's database does not answer: {str(error) or type(error).__name__}") from error
+        except AWAY as error:
+            raise DatabaseError(f"the gateway's database does not answer: {_text(error)}") from error
         except asyncpg.TransactionRollbackError as error:
             raise DatabaseError(f"somebody else was writing the same rows; try again: {error}") from error
-
-    async def _locked(self, deadline: float, lock_wait: float) -> "asyncpg.Connection[asyncpg.Record]":
-        """A connection that holds the replica's lock; Postgres may restart meanwhile."""
-        while True:
-            connection = await self._connect(deadline)
-            try:
-                await self._take_lock(connection, min(deadline, asyncio.get_running_loop().time() + lock_wait))
-            except _AWAY as error:
-                if asyncio.get_running_loop().time() >= deadline:
-                    raise DatabaseError(
-                        f"the gateway's database does not answer: {str(error) or type(error).__name__}"
-                    ) from error
-            else:
-                return connection
 
     async def _connect(self, deadline: float) -> "asyncpg.Connection[asyncpg.Record]":
         while True:
             try:
                 return await asyncpg.connect(self._dsn, timeout=5)
-            except _AWAY as error:
+            except AWAY as error:
                 if asyncio.get_running_loop().time() >= deadline:
-                    raise DatabaseError(
-                        f"cannot connect to the gateway's database: {str(error) or type(error).__name__}"
-                    ) from error
+                    raise DatabaseError(f"cannot connect to the gateway's database: {_text(error)}") from error
                 await asyncio.sleep(_RETRY)
             except asyncpg.PostgresError as error:
                 raise DatabaseError(f"the gateway's database refuses us: {error}") from error
-
-    async def _take_lock(self, connection: "asyncpg.Connection[asyncpg.Record]", deadline: float) -> None:
-        while not await connection.fetchval("select pg_try_advisory_lock($1)", _REPLICA_LOCK):
-            if asyncio.get_running_loop().time() >= deadline:
-                await connection.close()
-                raise SecondReplica(
-                    "another gateway works on this database; several replicas are not supported yet: "
-                    "stop it, or set gateway.dsn to another database"
-                )
-            await asyncio.sleep(_RETRY)
 
 
 async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -156,6 +134,10 @@ async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
 async def _keep(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Nothing to reset: no statement of ours leaves anything in its session. The usual reset is a round trip a call."""
     del connection
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _dump(value: Any) -> str:

@@ -1,13 +1,9 @@
 """Instances of modules, claims on them, and their retirement."""
 
-import asyncpg
-
 from gateway.store.database import Connection, Database
 from gateway.store.jobs import check_open
 from gateway.store.registry import Conflict
 from gateway.store.rows import InstanceRow
-
-_COLUMNS = "id, module, url, node, generation, descriptor::text as descriptor"
 
 
 class InstanceStore:
@@ -15,12 +11,6 @@ class InstanceStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    async def all(self) -> list[InstanceRow]:
-        """All instances, oldest first."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(f"select {_COLUMNS} from instances order by registered, id")  # noqa: S608
-        return [_row(row) for row in rows]
 
     async def put(self, instance: InstanceRow, *, replace: bool) -> None:
         """Register an instance.
@@ -30,7 +20,7 @@ class InstanceStore:
             replace: Whether one of the same id may be replaced (a deployer's restart), or is a duplicate.
 
         Raises:
-            Conflict: `Duplicate instId X`, or the module is being retired.
+            Conflict: `Duplicate instId X` (the same at the same address is fine), or the module is being retired.
         """
         async with self._database.transaction() as connection:
             if not replace and await _is_retiring(connection, instance.module):
@@ -39,10 +29,11 @@ class InstanceStore:
                 "insert into instances (id, module, url, node, generation, descriptor)"  # noqa: S608
                 " values ($1, $2, $3, $4, $5, $6::text::json) on conflict (id) do "
                 + (
-                    "update set url = excluded.url, node = excluded.node, generation = excluded.generation"
+                    "update set url = excluded.url, node = excluded.node, generation = excluded.generation, seen = now()"
                     " where instances.module = excluded.module"
                     if replace
-                    else "nothing"
+                    else "update set seen = now() where instances.node is null and (instances.module, instances.url)"
+                    " = (excluded.module, excluded.url)"
                 ),
                 instance.id, instance.module, instance.url, instance.node, instance.generation, instance.descriptor,
             )  # fmt: skip
@@ -53,6 +44,19 @@ class InstanceStore:
         """Forget an instance of a module."""
         async with self._database.connection() as connection:
             await connection.execute("delete from instances where id = $1 and module = $2", instance, module)
+
+    async def seen(self, instance: str, module: str) -> bool:
+        """SEEN: an instance is well again, for every replica; False if it is not known."""
+        async with self._database.connection() as connection:
+            done = await connection.execute("update instances set seen = now() where id = $1 and module = $2", instance, module)
+        return done.endswith(" 1")
+
+    async def disconnect(self, instance: str, module: str) -> bool:
+        """DISCONNECT: forget an instance; False if it is not known."""
+        async with self._database.transaction() as connection:
+            done = await connection.execute("delete from instances where id = $1 and module = $2", instance, module)
+            await connection.execute("delete from quiet where subject = $1", f"instance:{instance}")
+        return done.endswith(" 1")
 
     async def claim(self, module: str, job: str) -> None:
         """Say that a job needs an instance of a module version. Again is fine.
@@ -87,7 +91,9 @@ class InstanceStore:
             await connection.execute("select 1 from modules where id = $1 for update", module)
             needed = await _needed_by(connection, module)
             if not needed:
-                await connection.execute("insert into retirements (module) values ($1) on conflict do nothing", module)
+                marked = await connection.execute("insert into retirements (module) values ($1) on conflict do nothing", module)
+                if marked.endswith(" 1"):
+                    await connection.execute("delete from quiet where subject = $1", f"module:{module}")
                 await connection.execute("delete from overlays where module = $1", module)
             return needed
 
@@ -96,11 +102,6 @@ class InstanceStore:
         async with self._database.transaction() as connection:
             await connection.execute("delete from instances where module = $1 and node is not null", module)
             await connection.execute("delete from retirements where module = $1", module)
-
-    async def retiring(self) -> set[str]:
-        """Module ids on their way out."""
-        async with self._database.connection() as connection:
-            return {row["module"] for row in await connection.fetch("select module from retirements")}
 
 
 async def _is_retiring(connection: Connection, module: str) -> bool:
@@ -114,7 +115,3 @@ async def _needed_by(connection: Connection, module: str) -> tuple[str, ...]:
         module,
     )
     return tuple(row["who"] for row in rows)
-
-
-def _row(row: asyncpg.Record) -> InstanceRow:
-    return InstanceRow(**dict(row))

@@ -18,12 +18,6 @@ class RegistryStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def modules(self) -> list[tuple[str, str]]:
-        """All (id, descriptor JSON)."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch("select id, descriptor from modules")
-        return [(row["id"], row["descriptor"]) for row in rows]
-
     async def add_modules(self, modules: list[tuple[str, str, str]]) -> None:
         """Register (id, product, descriptor JSON), all or none.
 
@@ -52,12 +46,6 @@ class RegistryStore:
         except asyncpg.ForeignKeyViolationError as error:
             raise Conflict(f"delete: module {module} is used by {error.table_name}") from error
 
-    async def tenants(self) -> list[TenantRow]:
-        """All tenants by id."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch("select id, name, description from tenants order by id")
-        return [TenantRow(**dict(row)) for row in rows]
-
     async def add_tenant(self, tenant: TenantRow) -> bool:
         """Create a tenant; False if its id is taken."""
         async with self._database.connection() as connection:
@@ -76,6 +64,11 @@ class RegistryStore:
                 tenant.id, tenant.name, tenant.description,
             )  # fmt: skip
 
+    async def set_routing(self, tenant: str, routing: str) -> bool:
+        """Say whether a tenant follows the newest version; False if there is no such tenant."""
+        async with self._database.connection() as connection:
+            return (await connection.execute("update tenants set routing = $2 where id = $1", tenant, routing)).endswith(" 1")
+
     async def remove_tenant(self, tenant: str) -> None:
         """Forget a tenant with its bindings and ended jobs.
 
@@ -89,12 +82,6 @@ class RegistryStore:
                 raise Conflict(f"tenant {tenant} is in use by {'job ' + open_job if open_job else 'hold ' + hold}")
             await connection.execute("delete from data_versions where tenant = $1", tenant)
             await connection.execute("delete from tenants where id = $1", tenant)
-
-    async def bindings(self) -> list[tuple[str, str, str]]:
-        """All (tenant, product, module)."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch("select tenant, product, module from bindings")
-        return [(row["tenant"], row["product"], row["module"]) for row in rows]
 
     async def data_versions(self, tenant: str) -> dict[str, str]:
         """Product to the module id that the tenant's data is at."""
@@ -121,15 +108,3 @@ class RegistryStore:
         """Forget a variable; False if there is none."""
         async with self._database.connection() as connection:
             return (await connection.execute("delete from environment where name = $1", name)).endswith(" 1")
-
-    async def take_clean_mark(self) -> bool:
-        """Whether the last gateway stopped with nothing in flight; from now on it has not."""
-        async with self._database.transaction() as connection:
-            clean = bool(await connection.fetchval("select clean from gateway_state"))
-            await connection.execute("update gateway_state set clean = false")
-        return clean
-
-    async def set_clean_mark(self) -> None:
-        """Say that this gateway stopped with nothing in flight."""
-        async with self._database.connection() as connection:
-            await connection.execute("update gateway_state set clean = true")

@@ -4,14 +4,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+EVERY_TENANT = "*"
+"""What a module-wide hold has for a tenant."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantRow:
-    """A tenant."""
+    """A tenant; `routing` is `pinned` or `newest` (requirement A5)."""
 
     id: str
     name: str | None = None
     description: str | None = None
+    routing: str = "pinned"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,15 @@ class InstanceRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldRow:
-    """A hold; see `upgrade_core.protocol`."""
+    """A hold; see `upgrade_core.protocol`.
+
+    Attributes:
+        tenant: The tenant, or `*` for all.
+        until: When waiters are told MISSING instead of DELAY; the hold stays.
+        holder: Who alone opens it: `job <id>`, `module <instance>` or `operator <name>`.
+        grace: Seconds that old requests get.
+        origin: The replica that took the UPDATE.
+    """
 
     id: str
     job: str | None
@@ -38,6 +50,9 @@ class HoldRow:
     reason: str
     since: datetime
     until: datetime | None
+    holder: str
+    grace: float
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,14 +70,15 @@ async def eventually(fact: Callable[[], Any], *, within: float = PATIENCE) -> An
 class Running:
     """A gateway in a thread with a loop of its own, as its process has one."""
 
-    def __init__(self, dsn: str, *, lock_wait: float = 5.0, token: str = "", **settings: Any) -> None:
+    def __init__(self, dsn: str, *, database_wait: float = 5.0, token: str = "", node: str = "", **settings: Any) -> None:
         self.dsn = dsn
+        self.node = node
         self.token = token
         self.settings = GatewaySettings(**{**QUICK, **settings})
         self.url = ""
         self.port = 0
         self.platform: Platform | None = None
-        self._lock_wait = lock_wait
+        self._database_wait = database_wait
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._ready = threading.Event()
@@ -112,12 +113,14 @@ class Running:
 
     async def _serve(self) -> None:
         database = Database(dsn=self.dsn, pool_size=self.settings.pool)
-        await database.open(wait=self._lock_wait)
+        await database.open(wait=self._database_wait)
         sock = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port = sock.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self.platform = Platform(database=database, settings=self.settings, url=self.url, ui_url="", namespace="default")
+        self.platform = Platform(
+            database=database, settings=self.settings, url=self.url, ui_url="", namespace="default", node=self.node or self.url
+        )
         gateway = Gateway(
             platform=self.platform, settings=self.settings, temporal=TemporalSettings(address=NOWHERE), token=self.token
         )

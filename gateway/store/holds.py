@@ -1,0 +1,209 @@
+"""Holds: who holds which link, and that they may begin. A hold is a row before its UPDATE is answered."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import asyncpg
+
+from gateway.store.database import Connection, Database
+from gateway.store.jobs import change_module, check_open
+from gateway.store.moves import Move, make_move
+from gateway.store.nodes import Quiet, is_quiet
+from gateway.store.registry import Conflict
+from gateway.store.rows import EVERY_TENANT, HoldRow
+
+_COLUMNS = "id, job, tenant, product, state, reason, since, until, holder, grace, origin"
+
+
+class HeldByAnother(Conflict):
+    """The link is held by somebody else, or the signal does not fit its state. Nothing was changed.
+
+    Attributes:
+        hold: The hold that stands; None: the link is open.
+    """
+
+    def __init__(self, text: str, hold: HoldRow | None) -> None:
+        super().__init__(text)
+        self.hold = hold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewHold:
+    """A hold to be set.
+
+    Attributes:
+        id: Its id; the same again is the same hold.
+        tenant: The tenant, or `*` for all.
+        product: The product.
+        subject: The line of the job that it is about; empty without a job.
+    """
+
+    id: str
+    tenant: str
+    product: str
+    subject: str = ""
+
+
+class HoldStore:
+    """Rows of holds."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def set(
+        self,
+        holds: list[NewHold],
+        *,
+        holder: str,
+        job: str | None,
+        reason: str,
+        grace: float,
+        ttl: float | None,
+        origin: str,
+    ) -> list[HoldRow]:
+        """Set holds, all or none; those that stand already under their id stay as they are.
+
+        Args:
+            holds: What to hold.
+            holder: Who may open them.
+            job: The job that they belong to, if any.
+            reason: Why, for people.
+            grace: Seconds that old requests get.
+            ttl: Seconds after which nothing is promised any more; None: no end.
+            origin: The replica that was asked.
+
+        Raises:
+            HeldByAnother: Somebody else holds one of the products.
+            Conflict: The job has ended, or the id was used before.
+        """
+        async with self._database.transaction() as connection:
+            if job is not None:
+                await check_open(connection, job)
+            for product in sorted({hold.product for hold in holds}):
+                await connection.execute("select pg_advisory_xact_lock(hashtextextended('hold ' || $1, 0))", product)
+            for hold in holds:
+                if await _stands(connection, hold, holder) is None:
+                    await connection.execute(
+                        "insert into holds (id, job, tenant, product, state, reason, until, holder, grace, origin) values"
+                        " ($1, $2, $3, $4, 'DRAINING', $5, now() + make_interval(secs => $6::float8), $7, $8, $9)",
+                        hold.id, job, hold.tenant, hold.product, reason, ttl, holder, grace, origin,
+                    )  # fmt: skip
+                if job is not None and hold.subject:
+                    await change_module(connection, job, hold.subject, phase="updating", stage="invoke")
+            rows = await connection.fetch(
+                f"select {_COLUMNS} from holds where id = any($1) order by tenant, product",  # noqa: S608
+                [hold.id for hold in holds],
+            )
+        return [_row(row) for row in rows]
+
+    async def get(self, hold: str) -> HoldRow | None:
+        """One hold; None if it is open or never was."""
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(f"select {_COLUMNS} from holds where id = $1", hold)  # noqa: S608
+        return None if row is None else _row(row)
+
+    async def try_held(self, hold: str, *, settle: float) -> Quiet | None:
+        """DRAINED: DRAINING → HELD if nothing of any replica is at work any more.
+
+        Returns:
+            What is still at work; quiet if the hold is HELD now, None if it is not DRAINING any more.
+        """
+        async with self._database.transaction() as connection:
+            state = await connection.fetchval("select state from holds where id = $1 for update", hold)
+            if state != "DRAINING":
+                return None
+            found = await is_quiet(connection, f"hold:{hold}", settle=settle)
+            if found.reached:
+                await connection.execute("update holds set state = 'HELD' where id = $1", hold)
+                await connection.execute("delete from quiet where subject = $1", f"hold:{hold}")
+            return found
+
+    async def take_back_quiet(self, hold: str, generation: str) -> bool:
+        """This replica lets a late part of old work through: False if the hold is not DRAINING any more, so that it must not."""
+        async with self._database.transaction() as connection:
+            state = await connection.fetchval("select state from holds where id = $1 for update", hold)
+            if state != "DRAINING":
+                return False
+            await connection.execute("delete from quiet where subject = $1 and generation = $2", f"hold:{hold}", generation)
+        return True
+
+    async def open(self, *, job: str, tenant: str, hold_ids: list[str], moves: list[Move], stage: str) -> float:
+        """RESUME by a job, with the switch of the bindings where asked for: one transaction. Again is fine.
+
+        Args:
+            job: The job.
+            tenant: The tenant.
+            hold_ids: The holds to remove, by their ids.
+            moves: What happens to the bindings.
+            stage: Stage of the job's lines from now on.
+
+        Returns:
+            Seconds that the holds stood.
+        """
+        async with self._database.transaction() as connection:
+            for move in moves:
+                await make_move(connection, job, tenant, move)
+                await change_module(connection, job, move.subject, phase="watching" if move.bind else None, stage=stage)
+            seconds = await connection.fetchval(
+                "with gone as (delete from holds where id = any($1) returning since)"
+                " select coalesce(max(extract(epoch from clock_timestamp() - since)), 0)::float8 from gone",
+                hold_ids,
+            )
+            await connection.execute("update jobs set held_seconds = held_seconds + $2 where id = $1", job, seconds)
+        return float(seconds)
+
+    async def resume(self, hold: str, *, product: str, holder: str, override: bool) -> Literal["opened", "before"]:
+        """RESUME by a module or an operator.
+
+        Args:
+            hold: The hold's id.
+            product: The product that the signal names.
+            holder: Who sends it.
+            override: Whether they may open what somebody else holds.
+
+        Raises:
+            HeldByAnother: It is not theirs, or there was none.
+        """
+        async with self._database.transaction() as connection:
+            found = await connection.fetchrow(f"select {_COLUMNS} from holds where id = $1 for update", hold)  # noqa: S608
+            if found is None:
+                before = await connection.fetchval("select holder from opened_holds where id = $1", hold)
+                if before is not None and (before == holder or override):
+                    return "before"
+                raise HeldByAnother(f"RESUME is not allowed while {product} is OPEN: there is no hold {hold}", None)
+            row = _row(found)
+            if row.product != product or (row.holder != holder and not override):
+                raise HeldByAnother(
+                    f"RESUME is not allowed: hold {hold} on {row.product} is {row.state} by {row.holder}, who alone opens it", row
+                )
+            await connection.execute("delete from holds where id = $1", hold)
+            await connection.execute("insert into opened_holds (id, holder) values ($1, $2)", hold, row.holder)
+        return "opened"
+
+
+async def _stands(connection: Connection, hold: NewHold, holder: str) -> HoldRow | None:
+    """The hold if it stands already under its id.
+
+    Raises:
+        HeldByAnother: Somebody else's is in the way.
+        Conflict: The id was used before.
+    """
+    rows = await connection.fetch(
+        f"select {_COLUMNS} from holds where id = $1 or (product = $3 and (tenant = $2 or tenant = $4 or $2 = $4))"  # noqa: S608
+        " order by id = $1 desc, since for update",
+        hold.id, hold.tenant, hold.product, EVERY_TENANT,
+    )  # fmt: skip
+    for found in map(_row, rows):
+        if found.id != hold.id or (found.tenant, found.product, found.holder) != (hold.tenant, hold.product, holder):
+            whose = "every tenant" if found.tenant == EVERY_TENANT else f"tenant {found.tenant}"
+            raise HeldByAnother(
+                f"UPDATE is not allowed: {found.product} of {whose} is {found.state}, held by {found.holder}", found
+            )
+        return found
+    if await connection.fetchval("select true from opened_holds where id = $1", hold.id):
+        raise Conflict(f"hold {hold.id} was opened before; a new UPDATE needs a new id")
+    return None
+
+
+def _row(row: asyncpg.Record) -> HoldRow:
+    return HoldRow(**dict(row))

@@ -1,0 +1,162 @@
+"""Replicas: who is there, for how long they may route, how far they have followed, and who went without a word."""
+
+from dataclasses import dataclass
+
+from gateway.store.database import Connection, Database
+
+_JOIN_LOCK = 0x55504C49_4654_0003
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A replica whose lease runs.
+
+    Attributes:
+        name: Its name.
+        generation: Names the very process.
+        applied: The epoch that its routing table has reached.
+        silent: Seconds since it was heard of.
+    """
+
+    name: str
+    generation: str
+    applied: int
+    silent: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quiet:
+    """Whether anything may still be at work on a subject.
+
+    Attributes:
+        busy: Names of the replicas that have not said that nothing of theirs is.
+        loose: Seconds until what replicas had sent that are gone counts as over; 0 if there is none.
+    """
+
+    busy: tuple[str, ...] = ()
+    loose: float = 0.0
+
+    @property
+    def reached(self) -> bool:
+        """Nothing is."""
+        return not self.busy and self.loose <= 0
+
+
+class NodeStore:
+    """Rows of replicas."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def join(self, *, name: str, generation: str, lease: float, settle: float, replaces: str = "") -> None:
+        """Be one of the replicas. What a dead process of the same name had sent stays loose for `settle` seconds."""
+        async with self._database.transaction() as connection:
+            await connection.execute("select pg_advisory_xact_lock($1)", _JOIN_LOCK)
+            await _bury(connection, "name in ($1, $2) and generation <> $3", settle, name, replaces or name, generation)
+            await connection.execute(
+                "insert into nodes (name, generation, until) values ($1, $2, clock_timestamp() + make_interval(secs => $3))"
+                " on conflict (name) do update set applied = -1, renewed = clock_timestamp(), until = excluded.until",
+                name, generation, lease,
+            )  # fmt: skip
+            await connection.execute("delete from ghosts where generation = $1", generation)
+            await connection.execute("select pg_notify('uplift_nodes', '')")
+
+    async def renew(self, connection: Connection, *, generation: str, lease: float, applied: int) -> int | None:
+        """Renew a lease that still runs.
+
+        Returns:
+            The epoch of the database; None if the lease had run out, or another process has taken the name.
+        """
+        epoch: int | None = await connection.fetchval(
+            "update nodes set renewed = clock_timestamp(), until = clock_timestamp() + make_interval(secs => $2), applied = $3"
+            " where generation = $1 and until > clock_timestamp() returning (select epoch from routing)",
+            generation, lease, applied,
+        )  # fmt: skip
+        return epoch
+
+    async def holder_of(self, name: str) -> str | None:
+        """The generation that has a name now."""
+        async with self._database.connection() as connection:
+            found: str | None = await connection.fetchval("select generation from nodes where name = $1", name)
+        return found
+
+    async def set_applied(self, generation: str, epoch: int) -> None:
+        """Tell the others how far this replica has followed."""
+        async with self._database.connection() as connection:
+            await connection.execute(
+                "with mine as (update nodes set applied = $2 where generation = $1 returning 1)"
+                " select pg_notify('uplift_nodes', '') from mine",
+                generation, epoch,
+            )  # fmt: skip
+
+    async def leave(self, *, generation: str, loose: float) -> None:
+        """Give the lease back.
+
+        Args:
+            generation: Who leaves.
+            loose: Seconds that what it had sent may still be at work; 0 if all of it was answered.
+        """
+        async with self._database.transaction() as connection:
+            if loose > 0:
+                await _bury(connection, "generation = $1", loose, generation)
+            await connection.execute("delete from nodes where generation = $1", generation)
+            await connection.execute("select pg_notify('uplift_nodes', '')")
+
+    async def living(self) -> list[Node]:
+        """The replicas whose leases run."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                "select name, generation, applied, extract(epoch from clock_timestamp() - renewed)::float8 as silent"
+                " from nodes where until > clock_timestamp() order by name"
+            )
+        return [Node(**dict(row)) for row in rows]
+
+    async def say_quiet(self, subject: str, generation: str) -> None:
+        """Nothing of this replica is at work on a subject any more."""
+        async with self._database.connection() as connection:
+            await connection.execute(
+                "with said as (insert into quiet (subject, generation) values ($1, $2) on conflict do nothing returning 1)"
+                " select pg_notify('uplift_nodes', '') from said",
+                subject, generation,
+            )  # fmt: skip
+
+    async def is_quiet(self, subject: str, *, settle: float) -> Quiet:
+        """Whether anything of any replica may still be at work on a subject."""
+        async with self._database.transaction() as connection:
+            return await is_quiet(connection, subject, settle=settle)
+
+    async def forget_old(self) -> None:
+        """Drop what nobody waits for any more."""
+        async with self._database.transaction() as connection:
+            await connection.execute("delete from ghosts where until < clock_timestamp()")
+            await connection.execute(
+                "delete from quiet where at < now() - interval '1 day' and subject not in (select 'hold:' || id from holds)"
+            )
+            await connection.execute("delete from opened_holds where at < now() - interval '1 day'")
+
+
+async def is_quiet(connection: Connection, subject: str, *, settle: float) -> Quiet:
+    """As `NodeStore.is_quiet`, within a transaction."""
+    await _bury(connection, "until <= clock_timestamp()", settle)
+    busy = await connection.fetch(
+        "select name from nodes n where not exists (select 1 from quiet q where q.subject = $1 and q.generation = n.generation)"
+        " order by name",
+        subject,
+    )
+    loose = await connection.fetchval(
+        "select coalesce(max(extract(epoch from until - clock_timestamp())), 0)::float8 from ghosts"
+        " where until > clock_timestamp()"
+    )
+    return Quiet(busy=tuple(row["name"] for row in busy), loose=loose)
+
+
+async def _bury(connection: Connection, which: str, settle: float, *arguments: str) -> None:
+    """Replicas that went without a word become ghosts: from now on, but at the latest from the end of their lease."""
+    seconds = f"${len(arguments) + 1}"
+    await connection.execute(
+        f"with gone as (delete from nodes where {which} returning name, generation, until)"  # noqa: S608
+        " insert into ghosts (generation, name, until)"
+        f" select generation, name, least(until, clock_timestamp()) + make_interval(secs => {seconds}) from gone"
+        " on conflict (generation) do update set until = greatest(ghosts.until, excluded.until)",
+        *arguments, settle,
+    )  # fmt: skip
