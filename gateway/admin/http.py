@@ -11,9 +11,11 @@ from urllib.parse import parse_qsl, quote
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from gateway.credentials import Caller
 from gateway.holds import Holds
 from gateway.jobs import Jobs
 from gateway.platform import Platform
+from gateway.store import CredentialStore
 
 _Model = TypeVar("_Model")
 
@@ -24,14 +26,14 @@ class ApiError(Exception):
     Attributes:
         status: HTTP status.
         text: What is wrong, in the caller's terms.
-        headers: `Location` of the job that tells more, if there is one.
+        headers: `Location` of the job that tells more, if there is one, or what else goes with the answer.
     """
 
-    def __init__(self, status: int, text: str, *, location: str = "") -> None:
+    def __init__(self, status: int, text: str, *, location: str = "", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
-        self.headers = {"Location": location} if location else None
+        self.headers = {"Location": location} if location else headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class Services:
     platform: Platform
     jobs: Jobs
     holds: Holds
+    secrets: CredentialStore
 
 
 class Call:
@@ -48,19 +51,23 @@ class Call:
 
     Attributes:
         services: The gateway's services.
+        caller: Who calls.
         path: The variables of the route, decoded.
         query: The query's parameters; the last of a repeated one.
         body: The body as text.
     """
 
-    __slots__ = ("body", "path", "query", "raw_path", "request", "services")
+    __slots__ = ("body", "caller", "path", "query", "raw_path", "request", "services")
 
-    def __init__(self, *, services: Services, request: web.BaseRequest, path: Mapping[str, str], body: str) -> None:
+    def __init__(
+        self, *, services: Services, caller: Caller, request: web.BaseRequest, path: Mapping[str, str], body: str
+    ) -> None:
         self.services = services
+        self.caller = caller
         self.request = request
         self.path = path
         self.raw_path = request.raw_path.partition("?")[0]
-        self.query = dict(parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True))
+        self.query = query_of(request)
         for name, value in self.query.items():
             if "\x00" in name or "\x00" in value:
                 raise ApiError(400, f"parameter {name!r} holds a NUL character")
@@ -158,6 +165,11 @@ class Call:
     def location(self, *ids: str) -> dict[str, str]:
         """The `Location` header of something created below this path."""
         return {"Location": "/".join([self.raw_path.rstrip("/"), *(quote(part, safe="") for part in ids)])}
+
+
+def query_of(request: web.BaseRequest) -> dict[str, str]:
+    """The query's parameters; the last of a repeated one."""
+    return dict(parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True))
 
 
 def answer(value: Any = None, *, status: int | None = None, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -1,5 +1,6 @@
 """The only code that speaks SQL to the gateway's database."""
 
+from gateway.store.credentials import CredentialStore
 from gateway.store.database import Database, DatabaseError, SecondReplica
 from gateway.store.instances import InstanceStore
 from gateway.store.jobs import JobStore
@@ -9,6 +10,7 @@ from gateway.store.runs import RunStore
 
 __all__ = [
     "Conflict",
+    "CredentialStore",
     "Database",
     "DatabaseError",
     "HoldRow",
