@@ -35,7 +35,7 @@ TOKEN_PREFIX = "upl_"  # noqa: S105 - a mark by which people and scanners know o
 INSTANCE_PREFIX = "upi_"
 RECHECK = 1.0
 """Seconds between looks at the tokens file: a revoked token is refused within them, and a request costs no system call."""
-_BEARER = re.compile(r"bearer +(\S+) *", re.ASCII | re.IGNORECASE)
+_BEARER = re.compile(r"bearer +(\S(?:.*\S)?) *", re.ASCII | re.IGNORECASE)
 _OTHERS_MAY = 0o077
 _log = logging.getLogger(__name__)
 

@@ -188,7 +188,7 @@ def test_tokens_differ_and_say_what_they_are() -> None:
         ("Basic abc", None),
         ("Bearer", None),
         ("Bearer ", None),
-        ("Bearer a b", None),
+        ("Bearer a token with blanks ", "a token with blanks"),
         ("", None),
         (None, None),
     ],
