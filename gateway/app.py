@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 
 from gateway.admin import routes
-from gateway.admin.http import ApiError, Call, Services, query_of, refusal
+from gateway.admin.http import NO_ROLE, ApiError, Call, Services, query_of, refusal
 from gateway.credentials import NOBODY, Caller, Credentials
 from gateway.holds import Holds
 from gateway.jobs import Jobs
@@ -23,7 +23,6 @@ from uplift_settings.tree import GatewaySettings, TemporalSettings
 _log = logging.getLogger(__name__)
 _PROXIED = ("/_/invoke/", "/_/overlay/")
 _NO_TOKEN = "the admin API asks for a bearer token that it knows (gateway.tokens_file, gateway.token_file)"  # noqa: S105
-_NO_ROLE = "this token has not the role that this call asks for"
 MAX_PATH_PART = 500
 """Longest id in an admin path, in characters."""
 
@@ -130,9 +129,9 @@ class Gateway:
         if found is None:
             raise ApiError(404, "No suitable module found for path and tenant")
         handler, need, variables = found
-        if not is_own and caller is not None and not need.allows(caller, query_of(request)):
+        if not is_own and caller is not None and not need.allows(caller, query_of(request), variables):
             _log.info("%s has not the role for %s %s: it needs %s", caller.name, request.method, request.raw_path[:200], need)
-            raise ApiError(403, _NO_ROLE)
+            raise ApiError(403, NO_ROLE)
         if any("\x00" in value or len(value) > MAX_PATH_PART for value in variables.values()):
             raise ApiError(400, f"a part of the path holds a NUL character or more than {MAX_PATH_PART} characters")
         return handler, variables, caller or NOBODY

@@ -58,6 +58,9 @@ class Role(StrEnum):
     RUN = "run"
 
 
+_LIMITED = frozenset({Role.SIGNAL, Role.REGISTER})
+_UNLIMITED = frozenset({Role.SIGNAL, Role.READ})
+
 MEANINGS: Mapping[Role, str] = {
     Role.READ: "look at everything but the values of the instances' environment",
     Role.PLAN: "simulate install jobs",
@@ -80,7 +83,7 @@ class Caller:
         roles: What the caller may do.
         module: The module of an instance.
         instance: The id of an instance.
-        products: The products that signals are limited to; None: all.
+        products: The products that signals and registrations are limited to; None: all.
     """
 
     name: str
@@ -93,6 +96,15 @@ class Caller:
     def is_known(self) -> bool:
         """Whether a token told who it is."""
         return self.name != _ANONYMOUS
+
+    def covers(self, module: str) -> bool:
+        """Whether a module, given by id or product, is of the products that this token is limited to."""
+        if self.products is None:
+            return True
+        try:
+            return product_of(module) in self.products
+        except InvalidId:
+            return False
 
 
 _ANONYMOUS = "anonymous"
@@ -110,16 +122,22 @@ class Need:
         roles: Any of these is enough; none: everybody may.
         simulating: Any of these is enough too, where the query asks for a simulation only.
         own: Whether users of the tenant in the path may, whatever their roles (Okapi's `permissionsRequiredTenant`).
+        per_product: Whether the route is about modules, which it or the path names, so that a token limited to products is let in
+            for theirs. To read, and to signal, it is let in anyway: signals have `may_signal`.
     """
 
     roles: tuple[Role, ...] = ()
     simulating: tuple[Role, ...] = ()
     own: bool = False
+    per_product: bool = False
 
-    def allows(self, caller: Caller, query: Mapping[str, str]) -> bool:
-        """Whether the caller may."""
+    def allows(self, caller: Caller, query: Mapping[str, str], variables: Mapping[str, str]) -> bool:
+        """Whether the caller may, as far as query and path say."""
         enough = self.roles + (self.simulating if _simulates(query) else ())
-        return not self.roles or any(role in enough for role in caller.roles)
+        has = {role for role in caller.roles if role in enough}
+        if not self.roles or caller.products is None or has & _UNLIMITED:
+            return bool(has) or not self.roles
+        return bool(has) and self.per_product and ("module" not in variables or caller.covers(variables["module"]))
 
     def is_own(self, headers: Mapping[str, str], variables: Mapping[str, str]) -> bool:
         """Whether a user reads about its own tenant: a token is there, and the tenant of the request is that of the path.
@@ -152,15 +170,7 @@ def may_signal(caller: Caller, module: str, instance: str | None) -> bool:
     """
     if Role.SIGNAL not in caller.roles:
         return False
-    if caller.instance is None and caller.products is None:
-        return True
-    try:
-        product = product_of(module)
-    except InvalidId:
-        return False
-    if caller.instance is not None:
-        return product == product_of(caller.module or "") and instance in (None, caller.instance)
-    return product in (caller.products or ())
+    return caller.covers(module) and (caller.instance is None or instance in (None, caller.instance))
 
 
 def new_token(prefix: str) -> str:
@@ -186,7 +196,8 @@ class Entry(BaseModel):
         name: Who has it; stands in jobs and logs.
         sha256: The token's digest, in hexadecimal digits.
         roles: What it is for.
-        products: The products that its signals are limited to; None: all. Only with the roles `signal` and `read`.
+        products: The products that its signals and registrations are limited to; None: all. Only with the roles `signal`,
+            `register` and `read`: what a limited token reads is not limited.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -212,9 +223,9 @@ class Entry(BaseModel):
         return products
 
     @model_validator(mode="after")
-    def _only_signals_are_limited(self) -> "Entry":
-        if self.products is not None and not {Role.SIGNAL} <= set(self.roles) <= {Role.SIGNAL, Role.READ}:
-            raise ValueError("products limit signals only: they go with the role signal, and with no other role than read")
+    def _only_some_are_limited(self) -> "Entry":
+        if self.products is not None and (not _LIMITED & set(self.roles) or not set(self.roles) <= _LIMITED | {Role.READ}):
+            raise ValueError("products limit the roles signal and register; of the others only read goes with them")
         return self
 
     @property
@@ -362,7 +373,7 @@ class Credentials:
         found = self._file.find(given) if self._file is not None else None
         if found is None and token.startswith(INSTANCE_PREFIX) and (ours := await self._instance_of(given)) is not None:
             module, instance = ours
-            return Caller(name=instance, roles=(Role.SIGNAL,), module=module, instance=instance)
+            return Caller(name=instance, roles=(Role.SIGNAL,), module=module, instance=instance, products=(product_of(module),))
         return found
 
 

@@ -50,7 +50,7 @@ def _roles() -> str:
     required=True,
     help="What it is for; may be given more than once.",
 )
-@click.option("--product", "products", multiple=True, help="Limit its signals to a product; may be given more than once.")
+@click.option("--product", "products", multiple=True, help="Limit signals and registrations to a product; again for more.")
 @_file_option
 @config_option
 def add(name: str, roles: tuple[str, ...], products: tuple[str, ...], file: Path | None, config: Path | None) -> None:

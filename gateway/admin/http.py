@@ -18,6 +18,8 @@ from gateway.platform import Platform
 from gateway.store import CredentialStore
 
 _Model = TypeVar("_Model")
+NO_ROLE = "this token has not the role that this call asks for"
+"""The text of every 403: it must not tell what is there."""
 
 
 class ApiError(Exception):
@@ -77,6 +79,15 @@ class Call:
     def platform(self) -> Platform:
         """The stores and the routing table."""
         return self.services.platform
+
+    def check_product(self, module: str) -> None:
+        """Refuse a module that the caller's token is not for. Before anybody looks whether it is there.
+
+        Raises:
+            ApiError: 403.
+        """
+        if not self.caller.covers(module):
+            raise ApiError(403, NO_ROLE)
 
     def json(self, kind: type[_Model] | TypeAdapter[_Model]) -> _Model:
         """The body as a model.

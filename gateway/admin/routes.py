@@ -19,6 +19,7 @@ _READ = Need(roles=(Role.READ,))
 _READ_OWN = Need(roles=(Role.READ,), own=True)
 _READ_OR_RUN = Need(roles=(Role.READ, Role.RUN))
 _REGISTER = Need(roles=(Role.REGISTER,))
+_REGISTER_MODULES = Need(roles=(Role.REGISTER,), per_product=True)
 _READ_VALUES = Need(roles=(Role.REGISTER, Role.RUN))  # they may be secrets of the instances
 _START = Need(roles=(Role.START,))
 _START_OR_PLAN = Need(roles=(Role.START,), simulating=(Role.PLAN,))
@@ -30,11 +31,11 @@ ROUTES: tuple[tuple[str, str, Handler, Need], ...] = (
     ("GET", "/_/version", info.version, _PUBLIC),
     ("GET", "/_/proxy/health", info.health, _PUBLIC),
     # registry
-    ("POST", "/_/proxy/modules", registry.post, _REGISTER),
+    ("POST", "/_/proxy/modules", registry.post, _REGISTER_MODULES),
     ("GET", "/_/proxy/modules", registry.get_all, _READ),
     ("GET", "/_/proxy/modules/{module}", registry.get, _READ),
-    ("DELETE", "/_/proxy/modules/{module}", registry.delete, _REGISTER),
-    ("POST", "/_/proxy/import/modules", registry.post_many, _REGISTER),
+    ("DELETE", "/_/proxy/modules/{module}", registry.delete, _REGISTER_MODULES),
+    ("POST", "/_/proxy/import/modules", registry.post_many, _REGISTER_MODULES),
     # tenants
     ("POST", "/_/proxy/tenants", tenants.post, _REGISTER),
     ("GET", "/_/proxy/tenants", tenants.get_all, _READ),
@@ -58,12 +59,12 @@ ROUTES: tuple[tuple[str, str, Handler, Need], ...] = (
     ("GET", _TENANT + "/install/{job}", install.get, _READ),
     ("DELETE", _TENANT + "/install/{job}", install.delete, _ABORT),
     # discovery
-    ("POST", "/_/discovery/modules", discovery.post, _REGISTER),
+    ("POST", "/_/discovery/modules", discovery.post, _REGISTER_MODULES),
     ("GET", "/_/discovery/modules", discovery.get_all, _READ),
     ("GET", "/_/discovery/modules/{module}", discovery.get_module, _READ),
     ("GET", "/_/discovery/modules/{module}/{instance}", discovery.get, _READ),
-    ("DELETE", "/_/discovery/modules/{module}", discovery.delete_module, _REGISTER),
-    ("DELETE", "/_/discovery/modules/{module}/{instance}", discovery.delete, _REGISTER),
+    ("DELETE", "/_/discovery/modules/{module}", discovery.delete_module, _REGISTER_MODULES),
+    ("DELETE", "/_/discovery/modules/{module}/{instance}", discovery.delete, _REGISTER_MODULES),
     # environment of instances
     ("POST", "/_/env", environment.post, _REGISTER),
     ("GET", "/_/env", environment.get_all, _READ_VALUES),

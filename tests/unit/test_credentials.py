@@ -56,14 +56,14 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_route_lets_in_whoever_has_one_of_its_roles() -> None:
     need = Need(roles=(Role.READ, Role.RUN))
-    assert need.allows(READER, {})
-    assert not need.allows(Caller(name="x", roles=(Role.START,)), {})
-    assert not need.allows(NOBODY, {})
-    assert need.allows(ANYBODY, {})
+    assert need.allows(READER, {}, {}, {})
+    assert not need.allows(Caller(name="x", roles=(Role.START,)), {}, {})
+    assert not need.allows(NOBODY, {}, {}, {})
+    assert need.allows(ANYBODY, {}, {}, {})
 
 
 def test_a_route_without_roles_lets_everybody_in() -> None:
-    assert Need().allows(NOBODY, {})
+    assert Need().allows(NOBODY, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_a_route_without_roles_lets_everybody_in() -> None:
 )
 def test_the_role_plan_is_enough_only_where_nothing_but_a_simulation_is_asked_for(query: dict[str, str], allowed: bool) -> None:
     need = Need(roles=(Role.START,), simulating=(Role.PLAN,))
-    assert need.allows(Caller(name="x", roles=(Role.PLAN,)), query) is allowed
-    assert need.allows(Caller(name="x", roles=(Role.START,)), query)
+    assert need.allows(Caller(name="x", roles=(Role.PLAN,)), query, {}) is allowed
+    assert need.allows(Caller(name="x", roles=(Role.START,)), query, {})
 
 
 @pytest.mark.parametrize(
@@ -117,11 +117,11 @@ def test_users_may_only_read_about_their_own_tenant() -> None:
 
 def test_nothing_is_changed_with_the_roles_read_and_plan_alone() -> None:
     reader = Caller(name="x", roles=(Role.READ, Role.PLAN))
-    assert [(method, path) for method, path, _, need in ROUTES if method != "GET" and need.allows(reader, {})] == []
+    assert [(method, path) for method, path, _, need in ROUTES if method != "GET" and need.allows(reader, {}, {}, {})] == []
 
 
 def test_the_values_of_the_environment_are_not_for_readers() -> None:
-    assert [path for _, path, _, need in ROUTES if path.startswith("/_/env") and need.allows(READER, {})] == []
+    assert [path for _, path, _, need in ROUTES if path.startswith("/_/env") and need.allows(READER, {}, {}, {})] == []
 
 
 def test_the_need_of_a_route_is_found_by_the_shape_of_its_path_alone() -> None:
@@ -135,9 +135,20 @@ def test_every_role_has_a_meaning() -> None:
     assert tuple(MEANINGS) == tuple(Role)
 
 
+def test_a_token_limited_to_products_is_let_in_for_theirs_alone() -> None:
+    team = Caller(name="t", roles=(Role.REGISTER, Role.READ), products=("mod-a",))
+    modules, tenants = Need(roles=(Role.REGISTER,), per_product=True), Need(roles=(Role.REGISTER,))
+    assert modules.allows(team, {}, {})  # the route itself looks at the module that the body names
+    assert modules.allows(team, {}, {"module": "mod-a-2.0.0"})
+    assert not modules.allows(team, {}, {"module": "mod-z-1.0.0"})
+    assert not modules.allows(team, {}, {"module": ""})
+    assert not tenants.allows(team, {}, {})
+    assert Need(roles=(Role.READ,)).allows(team, {}, {"module": "mod-z-1.0.0"})
+
+
 # signals
 
-INSTANCE = Caller(name="i", roles=(Role.SIGNAL,), module="mod-a-1.0.0", instance="i")
+INSTANCE = Caller(name="i", roles=(Role.SIGNAL,), module="mod-a-1.0.0", instance="i", products=("mod-a",))
 OPERATOR = Caller(name="o", roles=(Role.SIGNAL,))
 TEAM = Caller(name="t", roles=(Role.SIGNAL,), products=("mod-a", "mod-b"))
 
@@ -214,8 +225,14 @@ def test_a_file_comes_back_as_it_was_written(path: Path) -> None:
         (f'[[token]]\nname = "a b"\nsha256 = "{"0" * 64}"\nroles = ["read"]', "token.0.name: String should match"),
         (f'[[token]]\nname = "anonymous"\nsha256 = "{"0" * 64}"\nroles = ["read"]', "without a token; choose another"),
         (f'[[token]]\nname = "a"\nsha256 = "{"0" * 64}"\nroles = ["signal"]\nproducts = ["m-1"]', "m-1 is no product"),
-        (f'[[token]]\nname = "a"\nsha256 = "{"0" * 64}"\nroles = ["start", "signal"]\nproducts = ["m"]', "signals only"),
-        (f'[[token]]\nname = "a"\nsha256 = "{"0" * 64}"\nroles = ["read"]\nproducts = ["m"]', "signals only"),
+        (
+            f'[[token]]\nname = "a"\nsha256 = "{"0" * 64}"\nroles = ["start", "signal"]\nproducts = ["m"]',
+            "products limit the roles signal and register",
+        ),
+        (
+            f'[[token]]\nname = "a"\nsha256 = "{"0" * 64}"\nroles = ["read"]\nproducts = ["m"]',
+            "products limit the roles signal and register",
+        ),
     ],
 )
 def test_a_file_that_says_something_else_is_refused_with_the_place(path: Path, text: str, says: str) -> None:
@@ -315,7 +332,11 @@ def test_a_secret_of_an_instance_makes_a_caller_that_may_only_signal_for_it() ->
 
     credentials = Credentials(token="one", tokens_file="", instance_of=instance_of)
     assert who(credentials, "Bearer upi_s") == Caller(
-        name="mod-a-1.0.0@n", roles=(Role.SIGNAL,), module="mod-a-1.0.0", instance="mod-a-1.0.0@n"
+        name="mod-a-1.0.0@n",
+        roles=(Role.SIGNAL,),
+        module="mod-a-1.0.0",
+        instance="mod-a-1.0.0@n",
+        products=("mod-a",),
     )
     assert who(credentials, "Bearer upi_other") is None
 
@@ -395,7 +416,7 @@ def test_a_link_to_the_file_stays_one(path: Path) -> None:
     [
         (("add", "ci", "--role", "read"), "there is a token ci already in"),
         (("add", "a b", "--role", "read"), "name: String should match pattern"),
-        (("add", "x", "--role", "start", "--product", "m"), "products limit signals only"),
+        (("add", "x", "--role", "start", "--product", "m"), "products limit the roles signal and register"),
         (("add", "x", "--role", "signal", "--product", "m-1.0.0"), "m-1.0.0 is no product; leave the version away"),
         (("remove", "x"), "there is no token x in"),
     ],

@@ -45,8 +45,8 @@ class Guarded:
     site: Any
     path: Path
 
-    def token(self, name: str, *roles: str) -> str:
-        arguments = [part for role in roles for part in ("--role", role)]
+    def token(self, name: str, *roles: str, product: str = "") -> str:
+        arguments = [part for role in roles for part in ("--role", role)] + (["--product", product] if product else [])
         shown = CliRunner().invoke(cli, ["token", "add", name, *arguments, "--file", str(self.path)])
         assert shown.exit_code == 0, shown.output
         return shown.stdout.strip()
@@ -227,6 +227,29 @@ def test_a_gateway_with_a_broken_tokens_file_does_not_start(gateway_process: Any
     running.launch()
     assert running.process.wait(20) == 1
     assert f"chmod 600 {tmp_path / 'tokens.toml'}" in running.log.read_text()
+
+
+async def test_a_team_registers_modules_of_its_products_alone(guarded: Guarded, name: Any, describe: Any, until: Any) -> None:
+    ours, theirs = f"{name('m')}-1.0.0", await guarded.site.register(f"{name('m')}-1.0.0")
+    token = guarded.token("team", "register", "signal", "read", product=ours[:-6])
+    await until(lambda: _is(guarded, token, 200))
+    refused = []
+    async with guarded.client(token) as team:
+        assert (await team.post("/_/proxy/modules", json=describe(ours))).status_code == 201
+        wire = {"srvcId": ours, "instId": f"{ours}-i", "url": "http://10.0.0.1:80"}
+        assert (await team.post("/_/discovery/modules", json=wire)).status_code == 201
+        for module in (theirs, "none-1.0.0"):
+            refused += [
+                await team.post("/_/proxy/modules", json=describe(module)),
+                await team.post("/_/proxy/import/modules", json=[describe(ours), describe(module)]),
+                await team.post("/_/discovery/modules", json={**wire, "srvcId": module}),
+                await team.delete(f"/_/proxy/modules/{module}"),
+                await team.delete(f"/_/discovery/modules/{module}"),
+            ]
+        refused += [await team.post("/_/proxy/tenants", json={"id": "t"}), await team.delete("/_/env/A")]
+        assert {(found.status_code, found.text) for found in refused} == {(403, refused[0].text)}
+        assert (await team.delete(f"/_/discovery/modules/{ours}/{ours}-i")).status_code == 204
+        assert (await team.delete(f"/_/proxy/modules/{ours}")).status_code == 204
 
 
 # secrets of instances
