@@ -88,17 +88,18 @@ class NodeInstances:
     async def _start_or_adopt(self, wanted: Launch) -> Running:
         """Start an instance with a secret of its own; one that runs already keeps the secret that it was started with.
 
-        A secret that is issued makes the former worthless, so none is issued while a process may be using it.
+        A secret that is issued makes the former worthless, so none is issued while a process may be using it. Where the process
+        came or went between the look and the start, it has no secret that the gateway knows: it is stopped, and the next one has.
         """
         while True:
-            before = await self._deployer.find(wanted.inst_id)
-            if before is None:
-                token = await self._gateway.issue_secret(wanted.module_id, wanted.inst_id)
-                return await self._deployer.start(replace(wanted, env={**wanted.env, INSTANCE_TOKEN: token}))
-            running = await self._deployer.start(wanted)
-            if running.generation == before.generation:
+            runs = await self._deployer.find(wanted.inst_id) is not None
+            env = dict(wanted.env)
+            if not runs:
+                env[INSTANCE_TOKEN] = await self._gateway.issue_secret(wanted.module_id, wanted.inst_id)
+            running = await self._deployer.start(replace(wanted, env=env))
+            if running.adopted == runs:
                 return running
-            _log.info("%s died while it was adopted; it is started again, with a secret", wanted.inst_id)
+            _log.info("%s came or went while it was started; it is started again, with a secret", wanted.inst_id)
             await self._deployer.stop(wanted.inst_id)
 
     def _lock(self, module: str) -> asyncio.Lock:

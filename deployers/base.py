@@ -59,6 +59,7 @@ class Running:
         generation: Names this very start: another process of the same instance has another one.
         url: Where it answers, without a trailing slash.
         log: Path of its output.
+        adopted: In the answer to `start`: whether the process was there already, so that the given launch counted for nothing.
     """
 
     inst_id: str
@@ -68,6 +69,7 @@ class Running:
     port: int
     url: str
     log: str
+    adopted: bool = field(default=False, compare=False)
 
 
 class Deployer(Protocol):

@@ -56,10 +56,10 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_route_lets_in_whoever_has_one_of_its_roles() -> None:
     need = Need(roles=(Role.READ, Role.RUN))
-    assert need.allows(READER, {}, {}, {})
+    assert need.allows(READER, {}, {})
     assert not need.allows(Caller(name="x", roles=(Role.START,)), {}, {})
-    assert not need.allows(NOBODY, {}, {}, {})
-    assert need.allows(ANYBODY, {}, {}, {})
+    assert not need.allows(NOBODY, {}, {})
+    assert need.allows(ANYBODY, {}, {})
 
 
 def test_a_route_without_roles_lets_everybody_in() -> None:
@@ -117,11 +117,11 @@ def test_users_may_only_read_about_their_own_tenant() -> None:
 
 def test_nothing_is_changed_with_the_roles_read_and_plan_alone() -> None:
     reader = Caller(name="x", roles=(Role.READ, Role.PLAN))
-    assert [(method, path) for method, path, _, need in ROUTES if method != "GET" and need.allows(reader, {}, {}, {})] == []
+    assert [(method, path) for method, path, _, need in ROUTES if method != "GET" and need.allows(reader, {}, {})] == []
 
 
 def test_the_values_of_the_environment_are_not_for_readers() -> None:
-    assert [path for _, path, _, need in ROUTES if path.startswith("/_/env") and need.allows(READER, {}, {}, {})] == []
+    assert [path for _, path, _, need in ROUTES if path.startswith("/_/env") and need.allows(READER, {}, {})] == []
 
 
 def test_the_need_of_a_route_is_found_by_the_shape_of_its_path_alone() -> None:

@@ -391,6 +391,30 @@ async def test_an_instance_that_dies_while_it_is_adopted_gets_a_secret_too(node:
     assert await guarded.status((await node.variables())["UPLIFT_INSTANCE_TOKEN"]) == 403
 
 
+class Overtaken(ProcessDeployer):
+    """Another worker of the node starts the instance between the look for it and the start, once."""
+
+    other: NodeInstances | None = None
+
+    async def start(self, launch: Any, **more: Any) -> Any:
+        other, self.other = self.other, None
+        if other is not None:
+            await other.start(launch.module_id)
+        return await super().start(launch, **more)
+
+
+async def test_of_two_workers_that_start_an_instance_the_last_one_gives_it_its_secret(node: Node, guarded: Guarded) -> None:
+    slow = Overtaken(settings=DeploySettings(port_first=20_000, port_last=29_999), folder=node.folder)
+    slow.other = node.instances
+    await NodeInstances(gateway=node.gateway, deployer=slow, node="n").start(node.module)
+    assert slow.other is None
+    assert await guarded.status((await node.variables())["UPLIFT_INSTANCE_TOKEN"]) == 403
+    (known,) = (await node.gateway.version(node.module)).instances
+    running = await node.deployer.find(known.id)
+    assert running is not None
+    assert (known.generation, known.url) == (running.generation, running.url)
+
+
 async def test_a_secret_is_nowhere_where_others_look(
     node: Node, guarded: Guarded, rows: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
