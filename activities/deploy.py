@@ -2,16 +2,19 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from temporalio import activity
 
 from activities.signatures import DeploySteps, ModuleRef, Placement, Retirement
 from activities.translate import beating, translated
-from deployers import Deployer, Launch
+from deployers import Deployer, Launch, Running
 from gateway_client import GatewayClient, Instance, Version
 from uplift_settings.tree import DeploySettings
 
+GATEWAY_URL = "UPLIFT_GATEWAY_URL"
+INSTANCE_TOKEN = "UPLIFT_INSTANCE_TOKEN"  # noqa: S105 - the name of the variable that holds it
 _DRAIN_PAUSE = 0.2
 _log = logging.getLogger(__name__)
 
@@ -66,22 +69,38 @@ class NodeInstances:
         assert launch is not None
         ours = [found for version in await self._gateway.versions() for found in version.instances if found.node == self.node]
         own = instance_id(module, self.node)
-        running = await self._deployer.start(
-            Launch(
-                inst_id=own,
-                module_id=module,
-                port=next((urlsplit(found.url).port for found in ours if found.id == own), None),
-                avoid=tuple(sorted(port for found in ours if found.id != own and (port := urlsplit(found.url).port))),
-                exec=launch.exec,
-                cmdline_start=launch.cmdline_start,
-                cmdline_stop=launch.cmdline_stop,
-                env={**dict(launch.env), **await self._gateway.environment()},
-            )
+        wanted = Launch(
+            inst_id=own,
+            module_id=module,
+            port=next((urlsplit(found.url).port for found in ours if found.id == own), None),
+            avoid=tuple(sorted(port for found in ours if found.id != own and (port := urlsplit(found.url).port))),
+            exec=launch.exec,
+            cmdline_start=launch.cmdline_start,
+            cmdline_stop=launch.cmdline_stop,
+            env={**dict(launch.env), **await self._gateway.environment(), GATEWAY_URL: self._gateway.url},
         )
+        running = await self._start_or_adopt(wanted)
         await self._gateway.put_instance(
             Instance(id=running.inst_id, module=module, url=running.url, node=self.node, generation=running.generation)
         )
         _log.info("%s runs at %s (process %s, output in %s)", running.inst_id, running.url, running.pid, running.log)
+
+    async def _start_or_adopt(self, wanted: Launch) -> Running:
+        """Start an instance with a secret of its own; one that runs already keeps the secret that it was started with.
+
+        A secret that is issued makes the former worthless, so none is issued while a process may be using it. Where the process
+        came or went between the look and the start, it has no secret that the gateway knows: it is stopped, and the next one has.
+        """
+        while True:
+            runs = await self._deployer.find(wanted.inst_id) is not None
+            env = dict(wanted.env)
+            if not runs:
+                env[INSTANCE_TOKEN] = await self._gateway.issue_secret(wanted.module_id, wanted.inst_id)
+            running = await self._deployer.start(replace(wanted, env=env))
+            if running.adopted == runs:
+                return running
+            _log.info("%s came or went while it was started; it is started again, with a secret", wanted.inst_id)
+            await self._deployer.stop(wanted.inst_id)
 
     def _lock(self, module: str) -> asyncio.Lock:
         return self._locks.setdefault(module, asyncio.Lock())

@@ -35,7 +35,7 @@ class Launch:
         exec: Command with `%p` for the port, split at blanks (Okapi's LaunchDescriptor).
         cmdline_start: Shell command with `%p` that starts the instance and returns (`sh -c`).
         cmdline_stop: Shell command with `%p` that stops it; used with `cmdline_start`.
-        env: Environment beside the inherited one.
+        env: Environment beside the inherited one. It may hold secrets: it is never shown.
         port: The port it had before; taken again where it is free.
         avoid: Ports that others are still known by: requests of other instances may yet be sent there.
     """
@@ -45,7 +45,7 @@ class Launch:
     exec: str | None = None
     cmdline_start: str | None = None
     cmdline_stop: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     port: int | None = None
     avoid: tuple[int, ...] = ()
 
@@ -59,6 +59,7 @@ class Running:
         generation: Names this very start: another process of the same instance has another one.
         url: Where it answers, without a trailing slash.
         log: Path of its output.
+        adopted: In the answer to `start`: whether the process was there already, so that the given launch counted for nothing.
     """
 
     inst_id: str
@@ -68,6 +69,7 @@ class Running:
     port: int
     url: str
     log: str
+    adopted: bool = field(default=False, compare=False)
 
 
 class Deployer(Protocol):

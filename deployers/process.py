@@ -85,6 +85,7 @@ class ProcessDeployer:
         """
         check_launch(launch)
         record = await self._begin(launch)
+        adopted = record.launch is not launch
         url = self._url(record.port)
         answered = await wait_until_answers(
             url + "/",
@@ -95,7 +96,7 @@ class ProcessDeployer:
         )
         if answered:
             record, proc = await asyncio.to_thread(self._settle, record)
-            return self._running(record, proc)
+            return replace(self._running(record, proc), adopted=adopted)
         module_id = record.launch.module_id
         code = children.exit_code(record.generation)
         await self._end(record)

@@ -1,7 +1,6 @@
 """One server for both: the admin API under `/_/`, everything else through the proxy."""
 
 import asyncio
-import hmac
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -9,18 +8,20 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 
 from gateway.admin import routes
-from gateway.admin.http import ApiError, Call, Services, refusal
+from gateway.admin.http import NO_ROLE, ApiError, Call, Services, query_of, refusal
+from gateway.credentials import NOBODY, Caller, Credentials
 from gateway.holds import Holds
 from gateway.jobs import Jobs
 from gateway.pipelines import Pipelines
 from gateway.platform import Platform
 from gateway.proxy import Proxy
 from gateway.replies import say_continue
-from gateway.store import DatabaseError
+from gateway.store import CredentialStore, DatabaseError
 from uplift_settings.tree import GatewaySettings, TemporalSettings
 
 _log = logging.getLogger(__name__)
 _PROXIED = ("/_/invoke/", "/_/overlay/")
+_NO_TOKEN = "the admin API asks for a bearer token that it knows (gateway.tokens_file, gateway.token_file)"  # noqa: S105
 MAX_PATH_PART = 500
 """Longest id in an admin path, in characters."""
 
@@ -32,18 +33,22 @@ class Gateway:
         platform: Stores and routing table, not loaded yet.
         settings: The gateway's settings.
         temporal: Where runs are kept.
-        token: Bearer token of the admin API; empty: none is asked for.
+        token: Bearer token of the admin API with all roles; empty: there is none.
+
+    Raises:
+        TokensFileError: `gateway.tokens_file` cannot be used.
     """
 
     def __init__(self, *, platform: Platform, settings: GatewaySettings, temporal: TemporalSettings, token: str) -> None:
         self._platform = platform
         self._settings = settings
-        self._token = token
+        secrets = CredentialStore(platform.database)
+        self._credentials = Credentials(token=token, tokens_file=settings.tokens_file, instance_of=secrets.instance_of)
         self._holds = Holds(platform)
         self._jobs = Jobs(platform)
         self._pipelines = Pipelines(platform=platform, jobs=self._jobs, settings=temporal)
         self._proxy = Proxy(platform=platform, holds=self._holds)
-        self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds)
+        self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds, secrets=secrets)
         self._server = web.Server(
             self._handle,
             handler_cancellation=True,
@@ -96,11 +101,10 @@ class Gateway:
 
     async def _admin(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            self._check_token(request)
-            handler, variables = _route(request)
+            handler, variables, caller = await self._admit(request)
             body = await self._read(request)
             await self._platform.look()
-            call = Call(services=self._services, request=request, path=variables, body=body)
+            call = Call(services=self._services, caller=caller, request=request, path=variables, body=body)
             return await _shielded(handler, call)
         except ApiError as error:
             return refusal(request, error)
@@ -110,11 +114,28 @@ class Gateway:
             _log.exception("%s %s", request.method, request.raw_path)
             return refusal(request, ApiError(500, "internal error; the gateway's log tells more"))
 
-    def _check_token(self, request: web.BaseRequest) -> None:
-        if self._token:
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(errors="replace"), self._token.encode()):
-                raise ApiError(401, "this gateway asks for the admin API's bearer token (gateway.token_file)")
+    async def _admit(self, request: web.BaseRequest) -> tuple[routes.Handler, dict[str, str], Caller]:
+        """Find the route and let the caller in, by the shape of the path alone.
+
+        Raises:
+            ApiError: 401 or 403 before anybody looks whether what the path names is there; then 404 and 400.
+        """
+        found = routes.find(request.method, request.raw_path.partition("?")[0])
+        caller: Caller | None = NOBODY
+        if found is None or found[1].roles:
+            caller = await self._credentials.identify(request.headers.get(hdrs.AUTHORIZATION))
+        is_own = found is not None and found[1].is_own(request.headers, found[2])
+        if caller is None and not is_own:
+            raise ApiError(401, _NO_TOKEN, headers={hdrs.WWW_AUTHENTICATE: "Bearer"})
+        if found is None:
+            raise ApiError(404, "No suitable module found for path and tenant")
+        handler, need, variables = found
+        if not is_own and caller is not None and not need.allows(caller, query_of(request), variables):
+            _log.info("%s has not the role for %s %s: it needs %s", caller.name, request.method, request.raw_path[:200], need)
+            raise ApiError(403, NO_ROLE)
+        if any("\x00" in value or len(value) > MAX_PATH_PART for value in variables.values()):
+            raise ApiError(400, f"a part of the path holds a NUL character or more than {MAX_PATH_PART} characters")
+        return handler, variables, caller or NOBODY
 
     async def _read(self, request: web.BaseRequest) -> str:
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
@@ -150,12 +171,3 @@ def _ended(task: "asyncio.Future[web.StreamResponse]") -> None:
     _running.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, ApiError):
         _log.debug("an admin call ended with %r", error)
-
-
-def _route(request: web.BaseRequest) -> tuple[routes.Handler, dict[str, str]]:
-    found = routes.find(request.method, request.raw_path.partition("?")[0])
-    if found is None:
-        raise ApiError(404, "No suitable module found for path and tenant")
-    if any("\x00" in value or len(value) > MAX_PATH_PART for value in found[1].values()):
-        raise ApiError(400, f"a part of the path holds a NUL character or more than {MAX_PATH_PART} characters")
-    return found

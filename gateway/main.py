@@ -37,9 +37,9 @@ def main() -> None:
 async def _serve(settings: Settings) -> int:
     gateway_settings = settings.gateway
     token = read_secret(f"file:{gateway_settings.token_file}", what="gateway.token_file") if gateway_settings.token_file else ""
-    if not token and not _is_loopback(gateway_settings.host):
+    if not token and not gateway_settings.tokens_file and not _is_loopback(gateway_settings.host):
         raise SettingsError(
-            f"gateway.host {gateway_settings.host} is not a loopback address: set gateway.token_file, so that the admin API"
+            f"gateway.host {gateway_settings.host} is not a loopback address: set gateway.tokens_file, so that the admin API"
             " is not open to everybody"
         )
     stop = asyncio.Event()

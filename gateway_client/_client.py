@@ -130,6 +130,15 @@ class GatewayClient:
         """Forget an instance."""
         await self.call("DELETE", f"/_/versions/{_quote(module)}/instances/{_quote(instance)}")
 
+    async def issue_secret(self, module: str, instance: str) -> str:
+        """A new secret for an instance that is about to be started; the one that it had is not known any more."""
+        path = f"/_/versions/{_quote(module)}/instances/{_quote(instance)}/secret"
+        found = await self.call("POST", path)
+        token = found.get("token") if isinstance(found, dict) else None
+        if not isinstance(token, str) or not token:  # not quoted: it may hold the secret
+            raise GatewayUnavailable(f"POST {path}: the answer is no secret: is this the gateway, and of our version?")
+        return token
+
     async def retire(self, module: str) -> Version:
         """Mark a version as on its way out if nobody needs it; `needed_by` says who does."""
         return await self._post(Version, f"/_/versions/{_quote(module)}/retire", None)

@@ -31,6 +31,8 @@ _NOT_SETTINGS = frozenset(
         "UPLIFT_MODULES_URL",
     }
 )
+# What an instance finds in its environment beside its mark; elsewhere they are misspelt settings.
+_FOR_INSTANCES = frozenset({"UPLIFT_GATEWAY_URL", "UPLIFT_INSTANCE_TOKEN"})
 _TESTS_PREFIX = "UPLIFT_TEST_"
 
 
@@ -107,6 +109,8 @@ def _sources(config: Path | None, overrides: Mapping[str, Any]) -> list[tuple[st
 
 
 def _refuse_unknown_variables(*, allowed: Collection[str]) -> None:
+    if "UPLIFT_INSTANCE" in os.environ:
+        allowed = _FOR_INSTANCES.union(allowed)
     unknown = [
         f"unknown setting: environment variable {name}{_did_you_mean(name.upper(), _VARIABLES | _NOT_SETTINGS)}; "
         f"`uplift config` lists the keys (gateway.port is {PREFIX}GATEWAY__PORT), and variables of your own need another prefix"

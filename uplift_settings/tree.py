@@ -19,7 +19,7 @@ class _Group(BaseModel):
 class GatewaySettings(_Group):
     """The platform's API and the data path."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on. Off loopback a token file is required.")
+    host: str = Field("127.0.0.1", description="Address to listen on. Off loopback a file of tokens is required.")
     port: Port = Field(9130, description="Port of the API and of all proxied requests; Okapi's default.")
     url: str = Field("", description="URL under which modules reach the gateway (X-Okapi-Url). Empty: http://host:port.")
     dsn: str = Field(
@@ -42,7 +42,11 @@ class GatewaySettings(_Group):
     pool: int = Field(8, ge=2, description="Postgres connections. Admin calls are short; more would only queue in Postgres.")
     token_file: str = Field(
         "",
-        description="File with the bearer token of the admin API. Needed off loopback; empty: none is asked for.",
+        description="File with one bearer token for the whole admin API. Empty: there is none.",
+    )
+    tokens_file: str = Field(
+        "",
+        description="File of bearer tokens with roles, by digest, written by `uplift token`; mode 0600. Empty: there is none.",
     )
     hold_max: Seconds = Field(30.0, description="Seconds a plain client is parked at most; browsers give up soon after.")
     grace: Seconds = Field(10.0, description="Seconds that old in-flight requests get after UPDATE before they are cut.")

@@ -19,6 +19,7 @@ async def post(call: Call) -> web.Response:
         raise ApiError(400, "Needs srvcId")
     if not wire.srvcId:
         raise ApiError(400, "Empty srvcId not allowed")
+    call.check_product(wire.srvcId)
     if wire.srvcId not in table.modules:
         raise ApiError(404, wire.srvcId)
     if wire.url is None:

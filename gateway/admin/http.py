@@ -11,11 +11,15 @@ from urllib.parse import parse_qsl, quote
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from gateway.credentials import Caller
 from gateway.holds import Holds
 from gateway.jobs import Jobs
 from gateway.platform import Platform
+from gateway.store import CredentialStore
 
 _Model = TypeVar("_Model")
+NO_ROLE = "this token has not the role that this call asks for"
+"""The text of every 403: it must not tell what is there."""
 
 
 class ApiError(Exception):
@@ -24,15 +28,23 @@ class ApiError(Exception):
     Attributes:
         status: HTTP status.
         text: What is wrong, in the caller's terms.
-        headers: `Location` of the job that tells more, if there is one.
+        headers: `Location` of the job that tells more, if there is one, or what else goes with the answer.
         facts: Further members of the problem, for those who accept one.
     """
 
-    def __init__(self, status: int, text: str, *, location: str = "", facts: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        text: str,
+        *,
+        location: str = "",
+        headers: Mapping[str, str] | None = None,
+        facts: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(text)
         self.status = status
         self.text = text
-        self.headers = {"Location": location} if location else None
+        self.headers = {"Location": location} if location else headers
         self.facts = dict(facts or {})
 
 
@@ -43,6 +55,7 @@ class Services:
     platform: Platform
     jobs: Jobs
     holds: Holds
+    secrets: CredentialStore
 
 
 class Call:
@@ -50,19 +63,23 @@ class Call:
 
     Attributes:
         services: The gateway's services.
+        caller: Who calls.
         path: The variables of the route, decoded.
         query: The query's parameters; the last of a repeated one.
         body: The body as text.
     """
 
-    __slots__ = ("body", "path", "query", "raw_path", "request", "services")
+    __slots__ = ("body", "caller", "path", "query", "raw_path", "request", "services")
 
-    def __init__(self, *, services: Services, request: web.BaseRequest, path: Mapping[str, str], body: str) -> None:
+    def __init__(
+        self, *, services: Services, caller: Caller, request: web.BaseRequest, path: Mapping[str, str], body: str
+    ) -> None:
         self.services = services
+        self.caller = caller
         self.request = request
         self.path = path
         self.raw_path = request.raw_path.partition("?")[0]
-        self.query = dict(parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True))
+        self.query = query_of(request)
         for name, value in self.query.items():
             if "\x00" in name or "\x00" in value:
                 raise ApiError(400, f"parameter {name!r} holds a NUL character")
@@ -72,6 +89,15 @@ class Call:
     def platform(self) -> Platform:
         """The stores and the routing table."""
         return self.services.platform
+
+    def check_product(self, module: str) -> None:
+        """Refuse a module that the caller's token is not for. Before anybody looks whether it is there.
+
+        Raises:
+            ApiError: 403.
+        """
+        if not self.caller.covers(module):
+            raise ApiError(403, NO_ROLE)
 
     def json(self, kind: type[_Model] | TypeAdapter[_Model]) -> _Model:
         """The body as a model.
@@ -160,6 +186,11 @@ class Call:
     def location(self, *ids: str) -> dict[str, str]:
         """The `Location` header of something created below this path."""
         return {"Location": "/".join([self.raw_path.rstrip("/"), *(quote(part, safe="") for part in ids)])}
+
+
+def query_of(request: web.BaseRequest) -> dict[str, str]:
+    """The query's parameters; the last of a repeated one."""
+    return dict(parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True))
 
 
 def answer(value: Any = None, *, status: int | None = None, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -111,7 +111,7 @@ def parse_options(call: Call, *, wanted: tuple[tuple[str, str], ...] = (), upgra
         pre_release=call.choice("preRelease"),
         npm_snapshot=call.choice("npmSnapshot"),
         undo=undo,
-        actor=call.request.headers.get("X-Okapi-User-Id", "")[:200].encode(errors="replace").decode(),
+        actor=_actor(call),
     )
 
 
@@ -122,6 +122,13 @@ def parse_parameters(text: str) -> tuple[tuple[str, str | None], ...]:
         key, equals, value = item.partition("=")
         pairs.append((key, value if equals else None))
     return tuple(pairs)
+
+
+def _actor(call: Call) -> str:
+    """Who asks: the token's name; where none is asked for, the user that the request names."""
+    if call.caller.is_known:
+        return call.caller.name
+    return call.request.headers.get("X-Okapi-User-Id", "")[:200].encode(errors="replace").decode()
 
 
 async def _run(call: Call, tenant: str, request: JobRequest) -> web.Response:

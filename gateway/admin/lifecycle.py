@@ -4,8 +4,9 @@ import uuid
 
 from aiohttp import web
 
-from gateway.admin.http import ApiError, Call, answer
+from gateway.admin.http import NO_ROLE, ApiError, Call, answer
 from gateway.admin.wire import RoutingWire, SignalWire
+from gateway.credentials import Role, may_signal
 from gateway.store import EVERY_TENANT, Conflict, HeldByAnother
 from gateway_client import HoldState
 from upgrade_core.errors import UpliftError
@@ -19,7 +20,9 @@ MAX_WAIT = 60.0
 async def signal(call: Call) -> web.Response:
     """UPDATE, RESUME or DISCONNECT of a module."""
     wire = call.json(SignalWire)
-    module = call.path["module"]
+    module, caller = call.path["module"], call.caller
+    if not may_signal(caller, module, wire.instance) and not (wire.event == "RESUME" and Role.OVERRIDE in caller.roles):
+        raise ApiError(403, NO_ROLE)
     try:
         product = product_of(module)
     except UpliftError as error:
@@ -87,7 +90,8 @@ async def put_routing(call: Call) -> web.Response:
 async def _update(call: Call, wire: SignalWire, product: str) -> web.Response:
     tenant = wire.tenant or EVERY_TENANT
     if tenant != EVERY_TENANT and tenant not in call.platform.table.tenants:
-        raise ApiError(404, tenant)
+        limited = call.caller.instance is not None or call.caller.products is not None
+        raise ApiError(403, NO_ROLE) if limited else ApiError(404, tenant)
     try:
         state = await call.services.holds.update(
             hold=wire.hold or str(uuid.uuid4()),
@@ -114,7 +118,7 @@ async def _resume(call: Call, wire: SignalWire, product: str) -> web.Response:
         return answer({"instance": wire.instance, "lifecycle": "RESUME"}, headers={"X-Okapi-Lifecycle": "RESUME"})
     try:
         state = await call.services.holds.resume(
-            wire.hold, product=product, holder=_sender(call, wire), override=_may_override(call)
+            wire.hold, product=product, holder=_sender(call, wire), override=_may_override(call, wire)
         )
     except HeldByAnother as error:
         raise _refused(error) from error
@@ -136,13 +140,13 @@ async def _disconnect(call: Call, wire: SignalWire) -> web.Response:
 
 def _sender(call: Call, wire: SignalWire) -> str:
     """Who holds: an instance of the module, or else an operator."""
-    del call
-    return f"module {wire.instance}" if wire.instance else "operator"
+    instance = call.caller.instance or wire.instance
+    return f"module {instance}" if instance else f"operator {call.caller.name}"
 
 
-def _may_override(call: Call) -> bool:
-    del call
-    return True
+def _may_override(call: Call, wire: SignalWire) -> bool:
+    """Whether somebody else's hold may be opened: by an operator who signals for no instance."""
+    return Role.OVERRIDE in call.caller.roles and call.caller.instance is None and wire.instance is None
 
 
 def _refused(error: Conflict) -> ApiError:

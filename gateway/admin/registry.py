@@ -107,6 +107,7 @@ async def _register(call: Call, wires: list[dict[str, Any]]) -> None:
             module = parse_descriptor(wire)
         except UpliftError as error:
             raise ApiError(400, str(error)) from error
+        call.check_product(module.id)
         text = json.dumps(wire, ensure_ascii=False)
         known = table.texts.get(module.id) or (fresh[module.id][1] if module.id in fresh else None)
         if known is not None and json.loads(known) != wire:

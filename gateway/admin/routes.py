@@ -1,4 +1,4 @@
-"""Every route of the admin API, in one table."""
+"""Every route of the admin API, and what it asks of its caller, in one table."""
 
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote
@@ -7,97 +7,116 @@ from aiohttp import web
 
 from gateway.admin import bindings, discovery, environment, info, install, lifecycle, registry, runs, tenants, versions
 from gateway.admin.http import Call
+from gateway.credentials import Need, Role
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 _TENANT = "/_/proxy/tenants/{tenant}"
 _RUN = "/_/runs/{job}"
 
-ROUTES: tuple[tuple[str, str, Handler], ...] = (
-    ("GET", "/_/version", info.version),
-    ("GET", "/_/proxy/health", info.health),
+_PUBLIC = Need()
+_READ = Need(roles=(Role.READ,))
+_READ_OWN = Need(roles=(Role.READ,), own=True)
+_READ_OR_RUN = Need(roles=(Role.READ, Role.RUN))
+_REGISTER = Need(roles=(Role.REGISTER,))
+_REGISTER_MODULES = Need(roles=(Role.REGISTER,), per_product=True)
+_READ_VALUES = Need(roles=(Role.REGISTER, Role.RUN))  # they may be secrets of the instances
+_START = Need(roles=(Role.START,))
+_START_OR_PLAN = Need(roles=(Role.START,), simulating=(Role.PLAN,))
+_ABORT = Need(roles=(Role.ABORT,))
+_SIGNAL = Need(roles=(Role.SIGNAL, Role.OVERRIDE))
+_RUN_ONLY = Need(roles=(Role.RUN,))
+_RUN_OR_OVERRIDE = Need(roles=(Role.RUN, Role.OVERRIDE))
+
+ROUTES: tuple[tuple[str, str, Handler, Need], ...] = (
+    ("GET", "/_/version", info.version, _PUBLIC),
+    ("GET", "/_/proxy/health", info.health, _PUBLIC),
     # registry
-    ("POST", "/_/proxy/modules", registry.post),
-    ("GET", "/_/proxy/modules", registry.get_all),
-    ("GET", "/_/proxy/modules/{module}", registry.get),
-    ("DELETE", "/_/proxy/modules/{module}", registry.delete),
-    ("POST", "/_/proxy/import/modules", registry.post_many),
+    ("POST", "/_/proxy/modules", registry.post, _REGISTER_MODULES),
+    ("GET", "/_/proxy/modules", registry.get_all, _READ),
+    ("GET", "/_/proxy/modules/{module}", registry.get, _READ),
+    ("DELETE", "/_/proxy/modules/{module}", registry.delete, _REGISTER_MODULES),
+    ("POST", "/_/proxy/import/modules", registry.post_many, _REGISTER_MODULES),
     # tenants
-    ("POST", "/_/proxy/tenants", tenants.post),
-    ("GET", "/_/proxy/tenants", tenants.get_all),
-    ("GET", _TENANT, tenants.get),
-    ("PUT", _TENANT, tenants.put),
-    ("DELETE", _TENANT, tenants.delete),
-    ("GET", _TENANT + "/interfaces", tenants.interfaces),
-    ("GET", _TENANT + "/interfaces/{interface}", tenants.interface),
+    ("POST", "/_/proxy/tenants", tenants.post, _REGISTER),
+    ("GET", "/_/proxy/tenants", tenants.get_all, _READ),
+    ("GET", _TENANT, tenants.get, _READ),
+    ("PUT", _TENANT, tenants.put, _REGISTER),
+    ("DELETE", _TENANT, tenants.delete, _REGISTER),
+    ("GET", _TENANT + "/interfaces", tenants.interfaces, _READ_OWN),
+    ("GET", _TENANT + "/interfaces/{interface}", tenants.interface, _READ_OWN),
     # bindings
-    ("GET", _TENANT + "/modules", bindings.get_all),
-    ("POST", _TENANT + "/modules", bindings.post),
-    ("DELETE", _TENANT + "/modules", bindings.delete_all),
-    ("GET", _TENANT + "/modules/{module}", bindings.get),
-    ("POST", _TENANT + "/modules/{module}", bindings.post_upgrade),
-    ("DELETE", _TENANT + "/modules/{module}", bindings.delete),
+    ("GET", _TENANT + "/modules", bindings.get_all, _READ_OWN),
+    ("POST", _TENANT + "/modules", bindings.post, _START),
+    ("DELETE", _TENANT + "/modules", bindings.delete_all, _START),
+    ("GET", _TENANT + "/modules/{module}", bindings.get, _READ_OWN),
+    ("POST", _TENANT + "/modules/{module}", bindings.post_upgrade, _START),
+    ("DELETE", _TENANT + "/modules/{module}", bindings.delete, _START),
     # install jobs
-    ("POST", _TENANT + "/install", install.post),
-    ("POST", _TENANT + "/upgrade", install.post_upgrade),
-    ("GET", _TENANT + "/install", install.get_all),
-    ("DELETE", _TENANT + "/install", install.delete_all),
-    ("GET", _TENANT + "/install/{job}", install.get),
-    ("DELETE", _TENANT + "/install/{job}", install.delete),
+    ("POST", _TENANT + "/install", install.post, _START_OR_PLAN),
+    ("POST", _TENANT + "/upgrade", install.post_upgrade, _START_OR_PLAN),
+    ("GET", _TENANT + "/install", install.get_all, _READ),
+    ("DELETE", _TENANT + "/install", install.delete_all, _ABORT),
+    ("GET", _TENANT + "/install/{job}", install.get, _READ),
+    ("DELETE", _TENANT + "/install/{job}", install.delete, _ABORT),
     # discovery
-    ("POST", "/_/discovery/modules", discovery.post),
-    ("GET", "/_/discovery/modules", discovery.get_all),
-    ("GET", "/_/discovery/modules/{module}", discovery.get_module),
-    ("GET", "/_/discovery/modules/{module}/{instance}", discovery.get),
-    ("DELETE", "/_/discovery/modules/{module}", discovery.delete_module),
-    ("DELETE", "/_/discovery/modules/{module}/{instance}", discovery.delete),
+    ("POST", "/_/discovery/modules", discovery.post, _REGISTER_MODULES),
+    ("GET", "/_/discovery/modules", discovery.get_all, _READ),
+    ("GET", "/_/discovery/modules/{module}", discovery.get_module, _READ),
+    ("GET", "/_/discovery/modules/{module}/{instance}", discovery.get, _READ),
+    ("DELETE", "/_/discovery/modules/{module}", discovery.delete_module, _REGISTER_MODULES),
+    ("DELETE", "/_/discovery/modules/{module}/{instance}", discovery.delete, _REGISTER_MODULES),
     # environment of instances
-    ("POST", "/_/env", environment.post),
-    ("GET", "/_/env", environment.get_all),
-    ("GET", "/_/env/{name}", environment.get),
-    ("DELETE", "/_/env/{name}", environment.delete),
+    ("POST", "/_/env", environment.post, _REGISTER),
+    ("GET", "/_/env", environment.get_all, _READ_VALUES),
+    ("GET", "/_/env/{name}", environment.get, _READ_VALUES),
+    ("DELETE", "/_/env/{name}", environment.delete, _REGISTER),
     # lifecycle
-    ("GET", "/_/lifecycle/links", lifecycle.links),
-    ("GET", "/_/lifecycle/delays/{hold}", lifecycle.delay),
-    ("GET", "/_/lifecycle/routing/{tenant}", lifecycle.routing),
-    ("PUT", "/_/lifecycle/routing/{tenant}", lifecycle.put_routing),
-    ("POST", "/_/lifecycle/{module}", lifecycle.signal),
+    ("GET", "/_/lifecycle/links", lifecycle.links, _READ_OR_RUN),
+    ("GET", "/_/lifecycle/delays/{hold}", lifecycle.delay, _PUBLIC),
+    ("GET", "/_/lifecycle/routing/{tenant}", lifecycle.routing, _READ),
+    ("PUT", "/_/lifecycle/routing/{tenant}", lifecycle.put_routing, _START),
+    ("POST", "/_/lifecycle/{module}", lifecycle.signal, _SIGNAL),
     # what runs do
-    ("POST", _RUN + "/begin", runs.begin),
-    ("PUT", _RUN + "/phase", runs.phase),
-    ("POST", _RUN + "/claims", runs.claim),
-    ("DELETE", _RUN + "/claims/{module}", runs.give_back),
-    ("POST", _RUN + "/holds", runs.hold),
-    ("POST", _RUN + "/open", runs.open_holds),
-    ("POST", _RUN + "/intents", runs.begin_intent),
-    ("PUT", _RUN + "/intents/{key}", runs.report_init),
-    ("PUT", _RUN + "/data-versions/{product}", runs.data_version),
-    ("POST", _RUN + "/overlays", runs.open_overlay),
-    ("DELETE", _RUN + "/overlays/{product}", runs.close_overlay),
-    ("POST", _RUN + "/snapshots", runs.add_snapshot),
-    ("PATCH", _RUN + "/snapshots", runs.keep_snapshots),
-    ("POST", _RUN + "/finish", runs.finish),
-    ("GET", "/_/snapshots", runs.snapshots),
-    ("DELETE", "/_/snapshots/{snapshot}", runs.remove_snapshot),
+    ("POST", _RUN + "/begin", runs.begin, _RUN_ONLY),
+    ("PUT", _RUN + "/phase", runs.phase, _RUN_ONLY),
+    ("POST", _RUN + "/claims", runs.claim, _RUN_ONLY),
+    ("DELETE", _RUN + "/claims/{module}", runs.give_back, _RUN_ONLY),
+    ("POST", _RUN + "/holds", runs.hold, _RUN_ONLY),
+    ("POST", _RUN + "/open", runs.open_holds, _RUN_OR_OVERRIDE),
+    ("POST", _RUN + "/intents", runs.begin_intent, _RUN_ONLY),
+    ("PUT", _RUN + "/intents/{key}", runs.report_init, _RUN_ONLY),
+    ("PUT", _RUN + "/data-versions/{product}", runs.data_version, _RUN_ONLY),
+    ("POST", _RUN + "/overlays", runs.open_overlay, _RUN_ONLY),
+    ("DELETE", _RUN + "/overlays/{product}", runs.close_overlay, _RUN_ONLY),
+    ("POST", _RUN + "/snapshots", runs.add_snapshot, _RUN_ONLY),
+    ("PATCH", _RUN + "/snapshots", runs.keep_snapshots, _RUN_ONLY),
+    ("POST", _RUN + "/finish", runs.finish, _RUN_ONLY),
+    ("GET", "/_/snapshots", runs.snapshots, _READ_OR_RUN),
+    ("DELETE", "/_/snapshots/{snapshot}", runs.remove_snapshot, _RUN_ONLY),
     # module versions and their instances
-    ("GET", "/_/versions", versions.get_all),
-    ("GET", "/_/versions/{module}", versions.get),
-    ("PUT", "/_/versions/{module}/instances/{instance}", versions.put_instance),
-    ("DELETE", "/_/versions/{module}/instances/{instance}", versions.delete_instance),
-    ("POST", "/_/versions/{module}/retire", versions.retire),
-    ("DELETE", "/_/versions/{module}/retire", versions.retired),
+    ("GET", "/_/versions", versions.get_all, _READ_OR_RUN),
+    ("GET", "/_/versions/{module}", versions.get, _READ_OR_RUN),
+    ("PUT", "/_/versions/{module}/instances/{instance}", versions.put_instance, _RUN_ONLY),
+    ("DELETE", "/_/versions/{module}/instances/{instance}", versions.delete_instance, _RUN_ONLY),
+    ("POST", "/_/versions/{module}/instances/{instance}/secret", versions.issue_secret, _RUN_ONLY),
+    ("POST", "/_/versions/{module}/retire", versions.retire, _RUN_ONLY),
+    ("DELETE", "/_/versions/{module}/retire", versions.retired, _RUN_ONLY),
 )
 
-_BY_SHAPE: dict[tuple[str, int], list[tuple[tuple[str, ...], Handler]]] = {}
-for _method, _template, _handler in ROUTES:
+_BY_SHAPE: dict[tuple[str, int], list[tuple[tuple[str, ...], Handler, Need]]] = {}
+for _method, _template, _handler, _need in ROUTES:
     _parts = tuple(_template.split("/")[1:])
-    _BY_SHAPE.setdefault((_method, len(_parts)), []).append((_parts, _handler))
+    _BY_SHAPE.setdefault((_method, len(_parts)), []).append((_parts, _handler, _need))
 
 
-def find(method: str, raw_path: str) -> tuple[Handler, dict[str, str]] | None:
-    """The handler of a request and the variables of its path; the path is raw, without its query."""
+def find(method: str, raw_path: str) -> tuple[Handler, Need, dict[str, str]] | None:
+    """The handler of a request, what it asks of its caller, and the variables of its path, which is raw, without its query.
+
+    Only the shape of the path counts: whether there is such a module or tenant is not looked at.
+    """
     parts = raw_path.split("/")[1:]
-    for template, handler in _BY_SHAPE.get((method, len(parts)), ()):
+    for template, handler, need in _BY_SHAPE.get((method, len(parts)), ()):
         variables: dict[str, str] = {}
         for wanted, given in zip(template, parts, strict=True):
             if wanted.startswith("{"):
@@ -107,5 +126,5 @@ def find(method: str, raw_path: str) -> tuple[Handler, dict[str, str]] | None:
             elif wanted != given:
                 break
         else:
-            return handler, variables
+            return handler, need, variables
     return None

@@ -8,6 +8,7 @@ from aiohttp import web
 from gateway.admin.discovery import check_url
 from gateway.admin.http import ApiError, Call, answer
 from gateway.admin.lifecycle import MAX_WAIT
+from gateway.credentials import INSTANCE_PREFIX, digest, new_token
 from gateway.store import Conflict, InstanceRow
 from gateway_client import Instance, Version
 
@@ -53,8 +54,20 @@ async def delete_instance(call: Call) -> web.Response:
     """A deployed instance is gone."""
     module, instance = call.path["module"], call.path["instance"]
     await call.platform.instances.remove(instance, module)
+    await call.services.secrets.forget(module, instance)
     await call.platform.spread()
     return answer()
+
+
+async def issue_secret(call: Call) -> web.Response:
+    """A new secret for an instance that is about to be started; the former is not known any more."""
+    module, instance = _known(call), call.path["instance"]
+    known = call.platform.table.instance(instance)
+    if known is not None and known.module != module:
+        raise ApiError(409, f"instance {instance} is one of {known.module}")
+    token = new_token(INSTANCE_PREFIX)
+    await call.services.secrets.put(instance=instance, module=module, digest=digest(token))
+    return answer({"token": token}, status=201, headers={"Cache-Control": "no-store"})
 
 
 async def retire(call: Call) -> web.Response:
@@ -73,6 +86,7 @@ async def retired(call: Call) -> web.Response:
     """It is gone and may be claimed again."""
     module = _known(call)
     await call.platform.instances.retired(module)
+    await call.services.secrets.forget(module)
     await call.platform.spread()
     return answer()
 

@@ -1,6 +1,7 @@
 """The only code that speaks SQL to the gateway's database."""
 
 from gateway.store.changes import Changed, ChangeStore, Picture
+from gateway.store.credentials import CredentialStore
 from gateway.store.database import Database, DatabaseError
 from gateway.store.holds import HeldByAnother, HoldStore, NewHold
 from gateway.store.instances import InstanceStore
@@ -16,6 +17,7 @@ __all__ = [
     "ChangeStore",
     "Changed",
     "Conflict",
+    "CredentialStore",
     "Database",
     "DatabaseError",
     "HeldByAnother",

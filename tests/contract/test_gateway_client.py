@@ -179,6 +179,21 @@ async def test_names_are_quoted_in_paths_and_the_token_is_sent(start: Start) -> 
     assert b"content-type: application/json\r\n" in asked.lower()
 
 
+async def test_a_secret_is_asked_for_and_given(start: Start) -> None:
+    serve = says("201 Created", b'{"token": "upi_x"}')
+    client = await start(serve)
+    assert await client.issue_secret("m-1.0.0", "a/b") == "upi_x"
+    assert serve.asked[0].startswith(b"POST /_/versions/m-1.0.0/instances/a%2Fb/secret HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("body", [b'{"secret": "upi_x"}', b'["upi_x"]', b'{"token": ["upi_x"]}', b'{"token": ""}', b'"upi_x"'])
+async def test_an_answer_that_is_no_secret_is_not_shown(start: Start, body: bytes) -> None:
+    client = await start(says("201 Created", body))
+    with pytest.raises(GatewayUnavailable) as refused:
+        await client.issue_secret("m-1.0.0", "i")
+    assert "upi_x" not in str(refused.value)
+
+
 async def test_long_waits_are_written_as_plain_numbers(start: Start) -> None:
     serve = says("200 OK", b'{"module": "m-1.0.0"}')
     client = await start(serve)

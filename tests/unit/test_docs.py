@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.admin.routes import ROUTES
+from gateway.credentials import MEANINGS
 from upgrade_core.descriptors import parse_descriptor
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,18 @@ def test_every_json_example_of_a_descriptor_is_one() -> None:
 def test_every_route_is_documented_and_nothing_else() -> None:
     text = (ROOT / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `([A-Z]+)` \| `(/[^`]+)` \|", text, re.MULTILINE)
-    assert sorted(documented) == sorted((method, path) for method, path, _ in ROUTES)
+    assert sorted(documented) == sorted((method, path) for method, path, *_ in ROUTES)
+
+
+def test_every_route_is_documented_with_the_role_that_it_asks_for() -> None:
+    text = (ROOT / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `([A-Z]+)` \| `(/[^`]+)` \| ([^|]*) \|", text, re.MULTILINE)
+    assert sorted(documented) == sorted((method, path, str(need)) for method, path, _, need in ROUTES)
+
+
+def test_every_role_is_documented() -> None:
+    text = (ROOT / "docs" / "how-to" / "run-in-production.md").read_text(encoding="utf-8")
+    assert [role for role, meaning in MEANINGS.items() if f"| `{role}` | {meaning} |" not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -56,14 +56,15 @@ async def known(settings: Settings, *, url: str) -> frozenset[str]:
     """Ids of the instances that the gateway knows as deployed here; none where it does not say.
 
     Args:
-        settings: For the gateway's token and the node's name.
+        settings: For a token of the gateway's and the node's name.
         url: The gateway's address.
     """
     from gateway_client import GatewayClient, GatewayError  # noqa: PLC0415 - a tenth of a second that a first start saves
 
-    file = settings.gateway.token_file
+    file, reference = settings.gateway.token_file, settings.worker.gateway_token
     try:
-        token = read_secret(f"file:{Path(file).expanduser()}", what="gateway.token_file") if file else ""
+        token = read_secret(reference, what="worker.gateway_token") if reference else ""
+        token = read_secret(f"file:{Path(file).expanduser()}", what="gateway.token_file") if file else token
         async with GatewayClient(url=url, token=token, timeout=_GATEWAY_WAIT) as gateway:
             versions = [version for version in await gateway.versions() if not version.retiring]
     except (GatewayError, SecretError):

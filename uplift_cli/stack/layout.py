@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from uplift_cli.errors import StackError
 from uplift_cli.stack import ports
 from uplift_cli.stack.errors import PortTaken
 from uplift_cli.stack.parts import Part, answers_ok, file_names
@@ -232,6 +233,11 @@ class Layout:
         }
         if self.config is not None:
             env["UPLIFT_CONFIG"] = str(self.config.absolute())
+        if settings.gateway.tokens_file and not (settings.gateway.token_file or settings.worker.gateway_token):
+            raise StackError(
+                "gateway.tokens_file locks the worker out: set worker.gateway_token to the reference of a token with the roles"
+                " run and read (`uplift token add worker --role run --role read`)"
+            )
         if settings.gateway.token_file and not settings.worker.gateway_token:
             env["UPLIFT_WORKER__GATEWAY_TOKEN"] = f"file:{Path(settings.gateway.token_file).expanduser().absolute()}"
         return env

@@ -172,7 +172,7 @@ def test_a_gateway_off_loopback_wants_a_token(gateway_process: Any) -> None:
     running.env["UPLIFT_GATEWAY__HOST"] = "0.0.0.0"
     running.launch()
     assert running.process.wait(20) == 1
-    assert "set gateway.token_file" in running.log.read_text()
+    assert "set gateway.tokens_file" in running.log.read_text()
 
 
 async def test_the_admin_api_asks_for_its_token_and_the_data_path_does_not(new_site: Any, upstream: Any, name: Any) -> None:
