@@ -13,8 +13,11 @@ from gateway.admin import routes
 from gateway.admin.http import ApiError, Call, Services, refusal
 from gateway.holds import Holds
 from gateway.jobs import Jobs
+from gateway.notifiers import load_notifiers
+from gateway.outbox import Outbox
 from gateway.pipelines import Pipelines
 from gateway.platform import Platform
+from gateway.problems import Problems
 from gateway.proxy import Proxy
 from gateway.replies import say_continue
 from gateway.store import DatabaseError
@@ -41,10 +44,12 @@ class Gateway:
         self._settings = settings
         self._token = token
         self._holds = Holds(platform)
-        self._jobs = Jobs(platform)
-        self._pipelines = Pipelines(platform=platform, jobs=self._jobs, settings=temporal)
+        self._problems = Problems(platform)
+        self._outbox = Outbox(store=platform.outbox, notifiers=load_notifiers(settings), settings=settings)
+        self._jobs = Jobs(platform, self._problems)
+        self._pipelines = Pipelines(platform=platform, jobs=self._jobs, problems=self._problems, settings=temporal)
         self._proxy = Proxy(table=platform.table, settings=settings, url=platform.url)
-        self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds)
+        self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds, problems=self._problems)
         self._server = web.Server(
             self._handle,
             handler_cancellation=True,
@@ -53,14 +58,15 @@ class Gateway:
             read_bufsize=settings.read_buffer,
         )
         self._listener: asyncio.Server | None = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self._loops: tuple[asyncio.Task[None], ...] = ()
 
     async def open(self, sock: socket.socket) -> None:
         """Load the state, then listen."""
         await self._platform.load()
         await self._proxy.open()
         self._holds.restore()
-        self._sweeper = asyncio.create_task(self._pipelines.run())
+        self._outbox.start()
+        self._loops = tuple(asyncio.create_task(each.run()) for each in (self._pipelines, self._problems))
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._server, sock=sock, backlog=4096)
 
@@ -68,9 +74,10 @@ class Gateway:
         """Stop listening, let open requests finish within `gateway.stop_grace`, write down whether all did."""
         if self._listener is not None:
             self._listener.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
+        for each in self._loops:
+            each.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        outbox_closed = asyncio.create_task(self._outbox.close())
         self._proxy.stop_parking()
         await self._holds.close()
         table = self._platform.table
@@ -84,6 +91,7 @@ class Gateway:
             clean = False
         await self._server.shutdown(timeout=1)
         await self._proxy.close()
+        await outbox_closed
         if clean:
             with contextlib.suppress(DatabaseError):
                 await self._platform.registry.set_clean_mark()

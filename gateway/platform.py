@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from gateway.routing import RoutingTable
-from gateway.store import Database, InstanceStore, JobStore, RegistryStore, RunStore
+from gateway.store import Database, InstanceStore, JobStore, OutboxStore, ProblemStore, RegistryStore, RunStore
 from upgrade_core.protocol import Hold
 from uplift_settings.tree import GatewaySettings
 
@@ -22,6 +22,8 @@ class Platform:
         self.instances = InstanceStore(database)
         self.jobs = JobStore(database)
         self.runs = RunStore(database)
+        self.problems = ProblemStore(database)
+        self.outbox = OutboxStore(database)
         self.table = RoutingTable()
         self.instances_changed = asyncio.Event()
         self.loose_until = 0.0

@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from gateway.holds import Holds
 from gateway.jobs import Jobs
 from gateway.platform import Platform
+from gateway.problems import Problems
 
 _Model = TypeVar("_Model")
 
@@ -41,6 +42,7 @@ class Services:
     platform: Platform
     jobs: Jobs
     holds: Holds
+    problems: Problems
 
 
 class Call:

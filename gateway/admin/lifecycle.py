@@ -1,8 +1,9 @@
-"""`/_/lifecycle`: what is held, and a place to wait."""
+"""`/_/lifecycle`: what is held, a place to wait, and what an administrator should know."""
 
 from aiohttp import web
 
 from gateway.admin.http import ApiError, Call, answer
+from gateway.store.problems import ProblemRow
 from upgrade_core.protocol import Hold
 
 MAX_WAIT = 60.0
@@ -39,3 +40,23 @@ async def delay(call: Call) -> web.Response:
         raise ApiError(400, f"Bad value for parameter for: {asks}; one of requester, holder")
     seconds = call.seconds("wait", most=MAX_WAIT)
     return answer(await call.services.holds.wait(call.path["hold"], seconds, holder=asks == "holder"))
+
+
+async def problems(call: Call) -> web.Response:
+    """What an administrator should know now, oldest first."""
+    return answer([_problem(row) for row in await call.services.problems.standing()])
+
+
+def _problem(row: ProblemRow) -> dict[str, str]:
+    problem = row.problem
+    members = {
+        "key": problem.key,
+        "kind": problem.kind,
+        "severity": problem.severity,
+        "message": problem.message,
+        "module": problem.module,
+        "tenant": problem.tenant,
+        "since": row.since.isoformat(),
+        "remedy": problem.remedy,
+    }
+    return {name: value for name, value in members.items() if value is not None}

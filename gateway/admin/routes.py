@@ -59,6 +59,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     # lifecycle
     ("GET", "/_/lifecycle/links", lifecycle.links),
     ("GET", "/_/lifecycle/delays/{hold}", lifecycle.delay),
+    ("GET", "/_/lifecycle/problems", lifecycle.problems),
     # what runs do
     ("POST", _RUN + "/begin", runs.begin),
     ("PUT", _RUN + "/phase", runs.phase),

@@ -63,6 +63,7 @@ async def delete(call: Call) -> web.Response:
     except Conflict as error:
         raise ApiError(409, str(error)) from error
     call.platform.table.forget_tenant(tenant)
+    call.services.problems.look.set()
     return answer()
 
 

@@ -3,6 +3,8 @@
 from gateway.store.database import Database, DatabaseError, SecondReplica
 from gateway.store.instances import InstanceStore
 from gateway.store.jobs import JobStore
+from gateway.store.outbox import OutboxStore
+from gateway.store.problems import ProblemStore
 from gateway.store.registry import Conflict, RegistryStore
 from gateway.store.rows import HoldRow, InstanceRow, IntentRow, JobRow, OverlayRow, SnapshotRow, TenantRow
 from gateway.store.runs import RunStore
@@ -17,7 +19,9 @@ __all__ = [
     "IntentRow",
     "JobRow",
     "JobStore",
+    "OutboxStore",
     "OverlayRow",
+    "ProblemStore",
     "RegistryStore",
     "RunStore",
     "SecondReplica",
