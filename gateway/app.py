@@ -12,8 +12,11 @@ from gateway.admin.http import NO_ROLE, ApiError, Call, Services, query_of, refu
 from gateway.credentials import NOBODY, Caller, Credentials
 from gateway.holds import Holds
 from gateway.jobs import Jobs
+from gateway.notifiers import load_notifiers
+from gateway.outbox import Outbox
 from gateway.pipelines import Pipelines
 from gateway.platform import Platform
+from gateway.problems import Problems
 from gateway.proxy import Proxy
 from gateway.replies import say_continue
 from gateway.store import CredentialStore, DatabaseError
@@ -45,10 +48,12 @@ class Gateway:
         secrets = CredentialStore(platform.database)
         self._credentials = Credentials(token=token, tokens_file=settings.tokens_file, instance_of=secrets.instance_of)
         self._holds = Holds(platform)
-        self._jobs = Jobs(platform)
-        self._pipelines = Pipelines(platform=platform, jobs=self._jobs, settings=temporal)
+        self._problems = Problems(platform)
+        self._outbox = Outbox(store=platform.outbox, notifiers=load_notifiers(settings), settings=settings)
+        self._jobs = Jobs(platform, self._problems)
+        self._pipelines = Pipelines(platform=platform, jobs=self._jobs, problems=self._problems, settings=temporal)
         self._proxy = Proxy(platform=platform, holds=self._holds)
-        self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds, secrets=secrets)
+        self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds, secrets=secrets, problems=self._problems)
         self._server = web.Server(
             self._handle,
             handler_cancellation=True,
@@ -57,7 +62,7 @@ class Gateway:
             read_bufsize=settings.read_buffer,
         )
         self._listener: asyncio.Server | None = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self._loops: tuple[asyncio.Task[None], ...] = ()
         self.member: asyncio.Task[None] | None = None
         """Ends only with an error: this replica must stop then."""
 
@@ -66,7 +71,8 @@ class Gateway:
         await self._proxy.open()
         await self._platform.membership.join()
         self.member = asyncio.create_task(self._platform.membership.run())
-        self._sweeper = asyncio.create_task(self._pipelines.run())
+        self._outbox.start()
+        self._loops = tuple(asyncio.create_task(each.run()) for each in (self._pipelines, self._problems))
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._server, sock=sock, backlog=4096)
 
@@ -74,9 +80,10 @@ class Gateway:
         """Stop listening, let open requests finish within `gateway.stop_grace`, write down whether all did."""
         if self._listener is not None:
             self._listener.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
+        for each in self._loops:
+            each.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        outbox_closed = asyncio.create_task(self._outbox.close())
         self._proxy.stop_parking()
         clean = True
         try:
@@ -87,6 +94,7 @@ class Gateway:
             clean = False
         await self._server.shutdown(timeout=1)
         await self._proxy.close()
+        await outbox_closed
         await self._platform.drains.close()
         if self.member is not None:
             self.member.cancel()

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from gateway.platform import Platform
+from gateway.problems import Problems
 from gateway.store import JobRow
 from gateway_client import BeginAnswer, FinishRequest, InitReport, Notice
 from upgrade_core.descriptors import Undo
@@ -57,8 +58,9 @@ _REQUEST = TypeAdapter(JobRequest)
 class Jobs:
     """The gateway's part in install jobs."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, problems: Problems) -> None:
         self._platform = platform
+        self._problems = problems
         self._ended: dict[str, asyncio.Event] = {}
         self.waiting = asyncio.Event()
         """Set when there may be a job to start or to abort."""
@@ -182,6 +184,7 @@ class Jobs:
         _log.info("job %s ended as %s%s", job, outcome, why)
         self._tell_ended(job)
         self.waiting.set()
+        self._problems.look.set()  # the tenant's bindings have settled; a hold left behind is one
 
     async def abort(self, job: str) -> JobRow | None:
         """Ask a job to undo what it did and end; one that never started ends at once."""

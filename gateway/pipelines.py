@@ -21,8 +21,10 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from gateway.jobs import Jobs
 from gateway.platform import Platform
+from gateway.problems import Problems
 from gateway.store import DatabaseError, JobRow
 from gateway_client import FinishRequest, Notice
+from upgrade_core.problems import run_lost
 from upgrade_core.runs import TENANT_JOB, TenantJobRequest
 from uplift_settings import read_secret
 from uplift_settings.tree import TemporalSettings
@@ -35,9 +37,10 @@ _RPC = timedelta(seconds=5)
 class Pipelines:
     """Keeps Temporal's runs in step with the job rows."""
 
-    def __init__(self, *, platform: Platform, jobs: Jobs, settings: TemporalSettings) -> None:
+    def __init__(self, *, platform: Platform, jobs: Jobs, problems: Problems, settings: TemporalSettings) -> None:
         self._platform = platform
         self._jobs = jobs
+        self._problems = problems
         self._settings = settings
         self._client: Client | None = None
         self._reachable = True
@@ -133,6 +136,7 @@ class Pipelines:
             return
         text = f"run lost: {why} without finishing the job"
         _log.error("job %s of tenant %s: %s", row.id, row.tenant, text)
+        await self._problems.report(run_lost(row.id, tenant=row.tenant, why=f"{why} without finishing the job"))
         notice = Notice(message=text, type="RunLost", code="run_lost")
         await self._jobs.finish(row.id, FinishRequest(outcome="failed", errors=(notice,)))
 

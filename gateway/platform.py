@@ -8,7 +8,18 @@ from gateway.drains import Drains
 from gateway.follower import Follower
 from gateway.membership import Membership, new_generation
 from gateway.routing import RoutingTable
-from gateway.store import Changed, Database, DatabaseError, HoldStore, InstanceStore, JobStore, RegistryStore, RunStore
+from gateway.store import (
+    Changed,
+    Database,
+    DatabaseError,
+    HoldStore,
+    InstanceStore,
+    JobStore,
+    OutboxStore,
+    ProblemStore,
+    RegistryStore,
+    RunStore,
+)
 from uplift_settings.tree import GatewaySettings
 
 
@@ -46,6 +57,8 @@ class Platform:
         self.jobs = JobStore(database)
         self.runs = RunStore(database)
         self.holds = HoldStore(database)
+        self.problems = ProblemStore(database)
+        self.outbox = OutboxStore(database)
         self.table = RoutingTable()
         self.instances_changed = asyncio.Event()
         self.on_hold: Callable[[Changed], None] | None = None

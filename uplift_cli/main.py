@@ -11,6 +11,7 @@ from uplift_cli.lazy import Entry, LazyGroup
 COMMANDS = {
     "up": Entry(target="uplift_cli.up_command:up", summary="Run everything on this machine, in one folder."),
     "status": Entry(target="uplift_cli.status_command:status", summary="Show what runs where."),
+    "problems": Entry(target="uplift_cli.problems_command:problems", summary="Show what an administrator should know now."),
     "down": Entry(target="uplift_cli.down_command:down", summary="Stop what `uplift up` runs in a folder."),
     "demo": Entry(target="uplift_cli.demo:demo", summary="Watch an upgrade under load, from an empty folder."),
     "config": Entry(target="uplift_cli.config_command:config", summary="Show every setting, its value and its source."),

@@ -72,6 +72,45 @@ class GatewaySettings(_Group):
     connect_timeout: Seconds = Field(5.0, description="Seconds to connect to an instance on the same network.")
     sweep_interval: Seconds = Field(1.0, description="Seconds between looks for jobs that were never started or lost their run.")
     stop_grace: Seconds = Field(5.0, description="Seconds that open requests get when the gateway stops.")
+    problems_interval: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="Seconds between looks for problems that nothing announced; changes are looked at when they come."
+    )
+    problems_settle: Seconds = Field(
+        1.0,
+        description="Seconds between a change and the look at it: modules come in a row, some before what they need.",
+    )
+    problems_keep: Seconds = Field(
+        7 * 86_400.0, description="Seconds that the row of a resolved problem is kept; a week to look back."
+    )
+    notifiers: tuple[str, ...] = Field(
+        ("log",), description="Who is told of problems: `log`, `webhook`, or names of the entry-point group `uplift.notifiers`."
+    )
+    webhook_url: str = Field("", description="URL for the notifier `webhook`, plain or by reference: some hold a secret.")
+    webhook_secret: str = Field("", description="Key that signs the webhook's bodies, by reference. Empty: they are not signed.")
+    notify_timeout: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="Seconds for one attempt to tell; receivers of webhooks answer at once and work later."
+    )
+    notify_retry: Seconds = Field(1.0, description="Seconds after the first attempt to tell that failed; doubles with each.")
+    notify_retry_max: Seconds = Field(
+        300.0, description="Most seconds between attempts to tell; a receiver's outage ends unnoticed."
+    )
+    notify_expires: Seconds = Field(
+        3 * 86_400.0, description="Seconds after which telling is given up and logged; a receiver may be away for a weekend."
+    )
+    push_timeout: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="Seconds for one push to a module; it only notes what it is told."
+    )
+    push_retry: Seconds = Field(
+        0.2, description="Seconds after the first push that failed; doubles with each. A hold waits for it."
+    )
+    push_retry_max: Seconds = Field(2.0, description="Most seconds between pushes: a hold waits for them.")
+    deliveries: int = Field(20, ge=1, description="Notifications, and as many pushes, under way at once; they wait for others.")
+    delivery_interval: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Seconds between looks for deliveries that are due again, or were left by a gateway that died."
+    )
+    delivery_claim: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="Seconds beyond its timeout after which a delivery is taken over: its gateway has died."
+    )
 
 
 class TemporalSettings(_Group):

@@ -15,6 +15,7 @@ from gateway.credentials import Caller
 from gateway.holds import Holds
 from gateway.jobs import Jobs
 from gateway.platform import Platform
+from gateway.problems import Problems
 from gateway.store import CredentialStore
 
 _Model = TypeVar("_Model")
@@ -56,6 +57,7 @@ class Services:
     jobs: Jobs
     holds: Holds
     secrets: CredentialStore
+    problems: Problems
 
 
 class Call:

@@ -60,6 +60,7 @@ async def delete(call: Call) -> web.Response:
         if any(link.job == row.id for link in call.platform.table.links(row.tenant)):
             raise ApiError(409, f"job {row.id} left a hold behind; resolve it first")
         await call.platform.jobs.remove(row.id)
+        call.services.problems.look.set()
         return answer()
     aborted = await call.services.jobs.abort(row.id)
     return answer(call.services.jobs.describe(aborted or row), status=202)
@@ -68,6 +69,7 @@ async def delete(call: Call) -> web.Response:
 async def delete_all(call: Call) -> web.Response:
     """Remove the records of ended jobs."""
     await call.platform.jobs.remove_ended(call.known_tenant())
+    call.services.problems.look.set()
     return answer()
 
 

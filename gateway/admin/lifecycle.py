@@ -8,6 +8,7 @@ from gateway.admin.http import NO_ROLE, ApiError, Call, answer
 from gateway.admin.wire import RoutingWire, SignalWire
 from gateway.credentials import Role, may_signal
 from gateway.store import EVERY_TENANT, Conflict, HeldByAnother
+from gateway.store.problems import ProblemRow
 from gateway_client import HoldState
 from upgrade_core.errors import UpliftError
 from upgrade_core.ids import product_of
@@ -87,6 +88,11 @@ async def put_routing(call: Call) -> web.Response:
     return answer({"routing": wire.routing})
 
 
+async def problems(call: Call) -> web.Response:
+    """What an administrator should know now, oldest first."""
+    return answer([_problem(row) for row in await call.services.problems.standing()])
+
+
 async def _update(call: Call, wire: SignalWire, product: str) -> web.Response:
     tenant = wire.tenant or EVERY_TENANT
     if tenant != EVERY_TENANT and tenant not in call.platform.table.tenants:
@@ -157,3 +163,18 @@ def _refused(error: Conflict) -> ApiError:
 
 def _state(state: HoldState, *, status: int = 200, headers: dict[str, str]) -> web.Response:
     return answer(state.model_dump(mode="json", by_alias=True, exclude_none=True), status=status, headers=headers)
+
+
+def _problem(row: ProblemRow) -> dict[str, str]:
+    problem = row.problem
+    members = {
+        "key": problem.key,
+        "kind": problem.kind,
+        "severity": problem.severity,
+        "message": problem.message,
+        "module": problem.module,
+        "tenant": problem.tenant,
+        "since": row.since.isoformat(),
+        "remedy": problem.remedy,
+    }
+    return {name: value for name, value in members.items() if value is not None}

@@ -12,6 +12,7 @@ from gateway.store import Conflict
 from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
 from upgrade_core.errors import UpliftError
 from upgrade_core.ids import split_module_id
+from upgrade_core.problems import Providers
 from upgrade_core.versions import interface_satisfies
 
 _MANY: TypeAdapter[list[ModuleDescriptorWire]] = TypeAdapter(list[ModuleDescriptorWire])
@@ -79,9 +80,9 @@ async def delete(call: Call) -> web.Response:
             raise ApiError(409, f"delete: module {module} is used by job {job.id} of tenant {job.tenant}")
     left = {key: value for key, value in table.modules.items() if key != module}
     provided = {interface.id for interface in table.modules[module].provides if not interface.is_system}
-    faults = [
-        fault for other in left.values() if any(need.id in provided for need in other.requires) for fault in _faults(other, left)
-    ]
+    providers = Providers(left.values(), system=True)
+    dependents = (other for other in left.values() if any(need.id in provided for need in other.requires))
+    faults = [unmet.text for other in dependents for unmet in providers.unmet(other)]
     if faults:
         raise ApiError(400, f"delete: module {module}: " + "\n".join(faults))
     try:
@@ -89,6 +90,7 @@ async def delete(call: Call) -> web.Response:
     except Conflict as error:
         raise ApiError(400, str(error)) from error
     await call.platform.spread()
+    call.services.problems.look.set()
     return answer()
 
 
@@ -117,7 +119,8 @@ async def _register(call: Call, wires: list[dict[str, Any]]) -> None:
     if check:
         seen = {key: module for key, module in table.modules.items() if _visible(module, pre_release, npm)}
         seen |= {key: module for key, (module, _) in fresh.items()}
-        faults = [fault for module, _ in fresh.values() for fault in _faults(module, seen)]
+        providers = Providers(seen.values(), system=True)
+        faults = [unmet.text for module, _ in fresh.values() for unmet in providers.unmet(module)]
         if faults:
             raise ApiError(400, "\n".join(faults))
     try:
@@ -126,24 +129,7 @@ async def _register(call: Call, wires: list[dict[str, Any]]) -> None:
         raise ApiError(400, str(error)) from error
     if fresh:
         await call.platform.spread()
-
-
-def _faults(module: ModuleDescriptor, catalogue: dict[str, ModuleDescriptor]) -> list[str]:
-    """Requirements that no registered module meets (Okapi's texts)."""
-    faults = []
-    for need in module.requires:
-        offers = [
-            (interface.version, other.id)
-            for other in sorted(catalogue.values(), key=lambda other: other.module_id, reverse=True)
-            for interface in other.provides
-            if interface.id == need.id
-        ]
-        if not offers:
-            faults.append(f"Missing dependency: {module.id} requires {need.id}: {need.version}")
-        elif not any(interface_satisfies(version, need.version) for version, _ in offers):
-            have = " ".join(f"{version}/{other}" for version, other in offers)
-            faults.append(f"Incompatible version for module {module.id} interface {need.id}. Need {need.version}. Have {have}")
-    return faults
+        call.services.problems.look.set()
 
 
 def _visible(module: ModuleDescriptor, pre_release: str, npm: str) -> bool:

@@ -72,11 +72,12 @@ ROUTES: tuple[tuple[str, str, Handler, Need], ...] = (
     ("GET", "/_/env/{name}", environment.get, _READ_VALUES),
     ("DELETE", "/_/env/{name}", environment.delete, _REGISTER),
     # lifecycle
+    ("POST", "/_/lifecycle/{module}", lifecycle.signal, _SIGNAL),
     ("GET", "/_/lifecycle/links", lifecycle.links, _READ_OR_RUN),
     ("GET", "/_/lifecycle/delays/{hold}", lifecycle.delay, _PUBLIC),
+    ("GET", "/_/lifecycle/problems", lifecycle.problems, _READ),
     ("GET", "/_/lifecycle/routing/{tenant}", lifecycle.routing, _READ),
     ("PUT", "/_/lifecycle/routing/{tenant}", lifecycle.put_routing, _START),
-    ("POST", "/_/lifecycle/{module}", lifecycle.signal, _SIGNAL),
     # what runs do
     ("POST", _RUN + "/begin", runs.begin, _RUN_ONLY),
     ("PUT", _RUN + "/phase", runs.phase, _RUN_ONLY),

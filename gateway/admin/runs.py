@@ -81,6 +81,7 @@ async def open_holds(call: Call) -> web.Response:
         if move.bind and move.module is not None:
             _known_module(call, move.module)
     await call.services.holds.open(job=row.id, tenant=row.tenant, request=wire)
+    call.services.problems.look.set()
     return answer()
 
 

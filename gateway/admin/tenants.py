@@ -63,6 +63,7 @@ async def delete(call: Call) -> web.Response:
     except Conflict as error:
         raise ApiError(409, str(error)) from error
     await call.platform.spread()
+    call.services.problems.look.set()
     return answer()
 
 

@@ -8,6 +8,8 @@ from gateway.store.instances import InstanceStore
 from gateway.store.jobs import JobStore
 from gateway.store.moves import Move
 from gateway.store.nodes import NodeStore, Quiet
+from gateway.store.outbox import OutboxStore
+from gateway.store.problems import ProblemStore
 from gateway.store.registry import Conflict, RegistryStore
 from gateway.store.rows import EVERY_TENANT, HoldRow, InstanceRow, IntentRow, JobRow, OverlayRow, SnapshotRow, TenantRow
 from gateway.store.runs import RunStore
@@ -31,8 +33,10 @@ __all__ = [
     "Move",
     "NewHold",
     "NodeStore",
+    "OutboxStore",
     "OverlayRow",
     "Picture",
+    "ProblemStore",
     "Quiet",
     "RegistryStore",
     "RunStore",

@@ -191,6 +191,16 @@ class Stack:
         )
         return {row["part"]: row for row in json.loads(text)["rows"]}
 
+    async def problems(self) -> list[dict[str, Any]]:
+        """What `uplift problems` says."""
+        done = await asyncio.to_thread(
+            lambda: subprocess.run(
+                (*UPLIFT, "problems", "--home", str(self.home), "--json"), cwd=ROOT, capture_output=True, text=True, check=True
+            )
+        )
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
+
     async def kill(self, *parts: str) -> None:
         """kill -9."""
         rows = await self.status()

@@ -84,6 +84,10 @@ async def test_a_terminated_run_is_told_as_lost_and_never_run_again(stack: Any) 
     assert ended["errors"][0]["type"] == "RunLost"
     await stack.until(f"/_/lifecycle/links?tenant={tenant}", lambda links: links == [])
     assert (await stack.ask(tenant, f"/{product}/x")).json()["id"] == f"{product}-1.0.0"
+    problem = f"run-lost:{row['id']}"
+    await stack.until("/_/lifecycle/problems", lambda found: problem in [each["key"] for each in found])
+    await stack.http.delete(job)
+    await stack.until("/_/lifecycle/problems", lambda found: problem not in [each["key"] for each in found])
 
 
 async def test_a_hold_that_a_terminated_group_left_is_named_and_never_opens_itself(stack: Any) -> None:
@@ -102,6 +106,9 @@ async def test_a_hold_that_a_terminated_group_left_is_named_and_never_opens_itse
     assert [link["holdId"] for link in held] == [f"{row['id']}:{product}:1-{product}"]
     assert held[0]["holdId"] in ended["errors"][-1]["message"]
     assert removed.status_code == 409
+    problem = f"hold-left:{held[0]['holdId']}"
+    await stack.until("/_/lifecycle/problems", lambda found: problem in [each["key"] for each in found])
+    assert problem in [each["key"] for each in await stack.problems()]
 
 
 async def test_a_long_synchronous_answer_is_waited_for(stack: Any) -> None:

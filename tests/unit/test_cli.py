@@ -48,7 +48,7 @@ def test_help_lists_the_commands_without_importing_them() -> None:
     assert [name for name in COMMANDS if f"\n  {name} " not in shown] == []
 
 
-@pytest.mark.parametrize("name", ["up", "status", "down", "config", "setup"])
+@pytest.mark.parametrize("name", ["up", "status", "problems", "down", "config", "setup"])
 def test_every_command_of_the_stack_explains_itself(name: str) -> None:
     shown = CliRunner().invoke(cli, [name, "--help"])
     assert shown.exit_code == 0
@@ -176,3 +176,17 @@ def test_the_error_lists_each_place_and_what_to_do(no_temporal: Path, monkeypatc
         f"  cache: no {no_temporal}/cache/bin/temporal",
         "What to do: run `uplift setup` (or `make setup`), which fetches it once",
     ]
+
+
+def test_problems_are_asked_of_the_gateway_of_the_folder(tmp_path: Path) -> None:
+    stack_of(tmp_path, alive=False)
+    shown = CliRunner().invoke(cli, ["problems", "--home", str(tmp_path)])
+    assert shown.exit_code == 1
+    assert shown.output.startswith("Error: the gateway at http://127.0.0.1:1300 does not answer: ")
+    assert "--gateway names another" in shown.output
+
+
+@pytest.mark.parametrize("url", ["http://[", "nothing", "http://127.0.0.1:99999"])
+def test_a_gateway_address_that_is_none_is_one_message(tmp_path: Path, url: str) -> None:
+    shown = CliRunner().invoke(cli, ["problems", "--home", str(tmp_path), "--gateway", url])
+    assert (shown.exit_code, shown.output.count("Error: the gateway at")) == (1, 1)
