@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 
 from gateway.admin import routes
 from gateway.admin.http import ApiError, Call, Services, refusal
+from gateway.departure import Departure
 from gateway.holds import Holds
 from gateway.jobs import Jobs
 from gateway.pipelines import Pipelines
@@ -45,8 +46,10 @@ class Gateway:
         self._pipelines = Pipelines(platform=platform, jobs=self._jobs, settings=temporal)
         self._proxy = Proxy(table=platform.table, settings=settings, url=platform.url)
         self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds)
+        self._departure = Departure(linger=settings.stop_linger, grace=settings.stop_grace)
         self._server = web.Server(
             self._handle,
+            request_factory=self._departure.request_factory(),
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
@@ -64,10 +67,17 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._server, sock=sock, backlog=4096)
 
-    async def close(self) -> None:
-        """Stop listening, let open requests finish within `gateway.stop_grace`, write down whether all did."""
+    async def close(self, *, hurry: asyncio.Event | None = None) -> None:
+        """Stop listening, let open requests finish within `gateway.stop_grace`, write down whether all did.
+
+        Everything works until nothing is open: parked requests are released here when their RESUME comes meanwhile.
+
+        Args:
+            hurry: Set when it must not take longer: what is parked is answered DELAY, what is in flight is cut.
+        """
         if self._listener is not None:
             self._listener.close()
+        deadline = await self._departure.wait(self._server, hurry=hurry or asyncio.Event())
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -77,7 +87,7 @@ class Gateway:
         flows = [link.flow for link in table.links()] + [route.flow for route in table.overlays.values()]
         clean = True
         try:
-            async with asyncio.timeout(self._settings.stop_grace):
+            async with asyncio.timeout_at(deadline):
                 for flow in flows:
                     await flow.wait_idle()
         except TimeoutError:

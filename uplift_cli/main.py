@@ -13,6 +13,7 @@ COMMANDS = {
     "status": Entry(target="uplift_cli.status_command:status", summary="Show what runs where."),
     "down": Entry(target="uplift_cli.down_command:down", summary="Stop what `uplift up` runs in a folder."),
     "demo": Entry(target="uplift_cli.demo:demo", summary="Watch an upgrade under load, from an empty folder."),
+    "gateway": Entry(target="uplift_cli.gateway_command:gateway", summary="Run the gateway, in processes that can be replaced."),
     "config": Entry(target="uplift_cli.config_command:config", summary="Show every setting, its value and its source."),
     "setup": Entry(target="uplift_cli.setup_command:setup", summary="Fetch what cannot come from the Python lock."),
 }
