@@ -14,7 +14,7 @@ from uplift_cli.options import config_option
 from uplift_settings import load
 
 _CHILD = (sys.executable, "-m", "gateway.main")
-_STOP_MARGIN = 5.0
+STOP_MARGIN = 5.0
 """Seconds beyond `gateway.stop_grace` after which a process hangs, and is killed."""
 
 
@@ -32,7 +32,7 @@ _STOP_MARGIN = 5.0
 def gateway(
     ctx: click.Context, processes: int | None, host: str | None, port: int | None, config: Path | None, check: bool
 ) -> None:
-    r"""Run the gateway until Ctrl-C or SIGTERM, in processes that can be replaced while users work.
+    """Run the gateway until Ctrl-C or SIGTERM, in processes that can be replaced while users work.
 
     A small parent owns the port and starts the gateway's processes; one that dies is started again. It listens to signals:
 
@@ -46,7 +46,7 @@ def gateway(
     An upgrade in place is a new version installed, then USR2, then HUP. What does not start is logged, and the old goes on.
 
     The port may be handed over: by systemd (socket activation), or as a descriptor named by $UPLIFT_LISTEN_FD.
-    """
+    """  # noqa: D301 - click's mark of a list
     given: dict[str, Any] = {"processes": processes, "host": host, "port": port}
     overrides = {"gateway": {key: value for key, value in given.items() if value is not None}}
     settings = load(config=config, overrides=overrides).gateway
@@ -63,7 +63,7 @@ def gateway(
         port=settings.port,
         node=settings.node,
         start_timeout=settings.start_timeout,
-        stop_timeout=settings.stop_grace + _STOP_MARGIN,
+        stop_timeout=settings.stop_grace + STOP_MARGIN,
         restart_pause=settings.restart_pause,
         again=again,
         check=(*again, "--check"),
