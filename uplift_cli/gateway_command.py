@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from gateway.parent import Parent, Plan
+from gateway.parent import Parent
+from gateway.slots import Plan
 from uplift_cli.options import config_option
 from uplift_settings import load
 

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from gateway.parent import Parent, Plan
+from gateway.parent import Parent
+from gateway.slots import Plan
 
 FOLDER = Path(os.environ["UPLIFT_TEST_FOLDER"])
 if "--check" in sys.argv:
