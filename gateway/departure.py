@@ -55,6 +55,7 @@ class Departure:
         deadline = loop.time() + self._grace
         idle_since: dict[RequestHandler, float] = {}
         pause = _LOOK_AGAIN
+        await asyncio.sleep(pause)  # what was accepted a moment ago becomes a connection in the loop's next turns
         while (connections := server.connections) and (now := loop.time()) < deadline:
             idle_since = {each: idle_since.get(each, now) for each in connections if _is_idle(each)}
             for each, since in idle_since.items():

@@ -34,10 +34,17 @@ class Site:
         self.log = folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def launch(self, *, pass_fds: tuple[int, ...] = (), env: dict[str, str] | None = None, **plan: Any) -> "Site":
+    def launch(
+        self, *, pass_fds: tuple[int, ...] = (), env: dict[str, str] | None = None, before: str = "", **plan: Any
+    ) -> "Site":
+        """`before` is run in the process first, as systemd does what it does before it runs a program."""
+        command: tuple[str, ...] = (sys.executable, str(STAND_INS / "parent.py"), json.dumps(plan))
+        if before:
+            named = "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')"
+            command = (sys.executable, "-c", f"import os, sys; {before}; {named}; os.execv(sys.argv[1], sys.argv[1:])", *command)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                (sys.executable, str(STAND_INS / "parent.py"), json.dumps(plan)),
+                command,
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "UPLIFT_TEST_FOLDER": str(self.folder), **(env or {})},
                 stdout=log,
@@ -306,6 +313,18 @@ async def test_a_socket_that_was_handed_over_serves_all_children(site: Site, loa
         await running.reach(500)
         await running.end()
         assert running.failures == []
+
+
+async def test_a_socket_that_systemd_hands_over_is_listened_on(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        await site.start(processes=1, pass_fds=(ours.fileno(),), before=f"os.dup2({ours.fileno()}, 3)")
+        assert site.port == ours.getsockname()[1]
+        assert (await site.ask())["address"] == f"127.0.0.1:{site.port}"
+        site.send(signal.SIGUSR2)
+        await eventually(lambda: site.said.count("the parent's program begins") == 2)
+        site.send(signal.SIGHUP)
+        await eventually(lambda: "all 1 processes are replaced" in site.said)
+        assert (await site.ask())["pid"] == site.children()[1]["pid"]
 
 
 def test_the_parent_needs_nothing_but_the_standard_library() -> None:
