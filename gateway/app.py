@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 from gateway.admin import routes
 from gateway.admin.http import NO_ROLE, ApiError, Call, Services, query_of, refusal
 from gateway.credentials import NOBODY, Caller, Credentials
+from gateway.departure import Departure
 from gateway.holds import Holds
 from gateway.jobs import Jobs
 from gateway.notifiers import load_notifiers
@@ -54,8 +55,10 @@ class Gateway:
         self._pipelines = Pipelines(platform=platform, jobs=self._jobs, problems=self._problems, settings=temporal)
         self._proxy = Proxy(platform=platform, holds=self._holds)
         self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds, secrets=secrets, problems=self._problems)
+        self._departure = Departure(linger=settings.stop_linger, grace=settings.stop_grace)
         self._server = web.Server(
             self._handle,
+            request_factory=self._departure.request_factory(),
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
@@ -76,10 +79,17 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._server, sock=sock, backlog=4096)
 
-    async def close(self) -> None:
-        """Stop listening, let open requests finish within `gateway.stop_grace`, write down whether all did."""
+    async def close(self, *, hurry: asyncio.Event | None = None) -> None:
+        """Stop listening, let open requests finish within `gateway.stop_grace`, write down whether all did.
+
+        Everything works until nothing is open: parked requests are released here when their RESUME comes meanwhile.
+
+        Args:
+            hurry: Set when it must not take longer: what is parked is answered DELAY, what is in flight is cut.
+        """
         if self._listener is not None:
             self._listener.close()
+        deadline = await self._departure.wait(self._server, hurry=hurry or asyncio.Event())
         for each in self._loops:
             each.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
@@ -87,7 +97,7 @@ class Gateway:
         self._proxy.stop_parking()
         clean = True
         try:
-            async with asyncio.timeout(self._settings.stop_grace):
+            async with asyncio.timeout_at(deadline):
                 for flow in self._platform.table.flows():
                     await flow.wait_idle()
         except TimeoutError:

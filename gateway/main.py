@@ -1,6 +1,7 @@
 """Composition root of the gateway: `uplift-gateway`."""
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
@@ -42,9 +43,13 @@ async def _serve(settings: Settings) -> int:
             f"gateway.host {gateway_settings.host} is not a loopback address: set gateway.tokens_file, so that the admin API"
             " is not open to everybody"
         )
-    stop = asyncio.Event()
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def asked_to_end() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+        asyncio.get_running_loop().add_signal_handler(name, asked_to_end)
     database = Database(dsn=read_secret(gateway_settings.dsn, what="gateway.dsn"), pool_size=gateway_settings.pool)
     await database.open(wait=_START_WAIT)
     sock = _listening_socket(gateway_settings.host, gateway_settings.port)
@@ -61,13 +66,14 @@ async def _serve(settings: Settings) -> int:
     gateway = Gateway(platform=platform, settings=gateway_settings, temporal=settings.temporal, token=token)
     await gateway.open(sock)
     _log.info("gateway listens on %s", platform.url)
+    _tell_parent(stop)
     code = 0
     try:
         await _until_stopped(stop, gateway)
     except Replaced as error:
         _log.error("%s", error)
         code = 1
-    await gateway.close()
+    await gateway.close(hurry=hurry)
     await database.close()
     return code
 
@@ -84,6 +90,24 @@ async def _until_stopped(stop: asyncio.Event, gateway: Gateway) -> None:
     stopped.cancel()
     if gateway.member.done():
         gateway.member.result()
+
+
+def _tell_parent(stop: asyncio.Event) -> None:
+    """Tell the parent that started us (`UPLIFT_READY_FD`, see `gateway.children`) that we listen; leave when it is gone."""
+    inherited = os.environ.pop("UPLIFT_READY_FD", None)
+    if inherited is None:
+        return
+    channel = socket.socket(fileno=int(inherited))
+    channel.setblocking(False)  # noqa: FBT003 - its only parameter
+
+    def parent_is_gone() -> None:
+        asyncio.get_running_loop().remove_reader(channel)
+        channel.close()
+        stop.set()
+
+    asyncio.get_running_loop().add_reader(channel, parent_is_gone)  # it never writes
+    with contextlib.suppress(OSError):  # the end of the channel tells
+        channel.send(b"1")
 
 
 def _listening_socket(host: str, port: int) -> socket.socket:

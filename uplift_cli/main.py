@@ -14,6 +14,7 @@ COMMANDS = {
     "problems": Entry(target="uplift_cli.problems_command:problems", summary="Show what an administrator should know now."),
     "down": Entry(target="uplift_cli.down_command:down", summary="Stop what `uplift up` runs in a folder."),
     "demo": Entry(target="uplift_cli.demo:demo", summary="Watch an upgrade under load, from an empty folder."),
+    "gateway": Entry(target="uplift_cli.gateway_command:gateway", summary="Run the gateway, in processes that can be replaced."),
     "config": Entry(target="uplift_cli.config_command:config", summary="Show every setting, its value and its source."),
     "token": Entry(target="uplift_cli.token_command:token", summary="Make, list and revoke tokens of the admin API."),
     "setup": Entry(target="uplift_cli.setup_command:setup", summary="Fetch what cannot come from the Python lock."),

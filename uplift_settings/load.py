@@ -19,16 +19,20 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from uplift_settings.tree import Settings
 
 PREFIX = "UPLIFT_"
-# Known, but no settings: for the command line, from the embedded stack to its parts, marks of instances, for the tests.
+# Known, but no settings: for the command line, from the embedded stack to its parts, from the gateway's parent to its children
+# and its successor, marks of instances, for the tests.
 _NOT_SETTINGS = frozenset(
     {
         "UPLIFT_CACHE",
         "UPLIFT_CONFIG",
         "UPLIFT_DATABASE_URL",
+        "UPLIFT_GATEWAY_REPLACES",
+        "UPLIFT_GATEWAY_STATE",
         "UPLIFT_GENERATION",
         "UPLIFT_INSTANCE",
         "UPLIFT_LISTEN_FD",
         "UPLIFT_MODULES_URL",
+        "UPLIFT_READY_FD",
     }
 )
 # What an instance finds in its environment beside its mark; elsewhere they are misspelt settings.

@@ -71,7 +71,23 @@ class GatewaySettings(_Group):
     read_buffer: int = Field(2**14, ge=1024, description="Bytes buffered per open request before the sender is slowed down.")
     connect_timeout: Seconds = Field(5.0, description="Seconds to connect to an instance on the same network.")
     sweep_interval: Seconds = Field(1.0, description="Seconds between looks for jobs that were never started or lost their run.")
-    stop_grace: Seconds = Field(5.0, description="Seconds that open requests get when the gateway stops.")
+    stop_grace: Seconds = Field(
+        35.0,
+        description="Seconds that open and parked requests get when the gateway stops; more than `hold_max`: none is cut.",
+    )
+    stop_linger: Seconds = Field(
+        5.0,
+        description="Seconds that an idle connection stays open when the gateway stops, for a request that is on its way.",
+    )
+    processes: int = Field(1, ge=1, description="Processes of `uplift gateway`, on one port; one for each core that it may use.")
+    start_timeout: Seconds = Field(
+        60.0,
+        description="Seconds that a new process gets to listen in a rolling replacement; then the old one stays.",
+    )
+    restart_pause: Seconds = Field(
+        0.1,
+        description="Seconds before a process of `uplift gateway` that died young is started again; doubles to 5 s.",
+    )
     problems_interval: Annotated[float, Field(gt=0)] = Field(
         30.0, description="Seconds between looks for problems that nothing announced; changes are looked at when they come."
     )

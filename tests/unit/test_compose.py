@@ -14,6 +14,8 @@ import yaml
 from pydantic import BaseModel
 
 from upgrade_core.runs import ATTRIBUTES
+from uplift_cli.gateway_command import STOP_MARGIN
+from uplift_cli.gateway_command import gateway as gateway_command
 from uplift_settings import Settings, load
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +118,20 @@ def test_the_worker_stops_its_activities_before_it_is_killed() -> None:
     worker = SERVICES["worker"]
 
     assert int(worker["stop_grace_period"].removesuffix("s")) > float(worker["environment"]["UPLIFT_WORKER__STOP_GRACE"])
+
+
+def test_the_gateway_answers_what_is_open_before_it_is_killed() -> None:
+    gateway = SERVICES["gateway"]
+    grace = float(gateway["environment"].get("UPLIFT_GATEWAY__STOP_GRACE", Settings().gateway.stop_grace))
+
+    assert int(gateway["stop_grace_period"].removesuffix("s")) > grace + STOP_MARGIN
+
+
+def test_the_gateway_runs_under_a_parent_that_replaces_its_processes() -> None:
+    program, name, *arguments = SERVICES["gateway"]["command"]
+
+    assert (program, name) == ("uplift", "gateway")
+    assert gateway_command.make_context("gateway", list(arguments)).params["processes"] == 2
 
 
 @pytest.mark.parametrize("service", SERVICES)

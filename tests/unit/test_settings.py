@@ -120,10 +120,13 @@ def test_a_variable_that_says_nothing_is_refused_with_the_nearest_name(
     [
         "UPLIFT_CACHE",
         "UPLIFT_DATABASE_URL",
+        "UPLIFT_GATEWAY_REPLACES",
+        "UPLIFT_GATEWAY_STATE",
         "UPLIFT_GENERATION",
         "UPLIFT_INSTANCE",
         "UPLIFT_LISTEN_FD",
         "UPLIFT_MODULES_URL",
+        "UPLIFT_READY_FD",
         "UPLIFT_TEST_POSTGRES_DSN",
     ],
 )

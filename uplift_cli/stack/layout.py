@@ -185,7 +185,7 @@ class Layout:
             command=self.programs.gateway,
             address=self.url,
             ready=gateway_answers,
-            env={**shared, "UPLIFT_LISTEN_FD": str(listener.fileno())},
+            env={**shared, **self._quick_stop(), "UPLIFT_LISTEN_FD": str(listener.fileno())},
             after=("postgres",),
             afterwards=stop_modules,
             pass_fds=(listener.fileno(),),
@@ -205,6 +205,12 @@ class Layout:
     def _gateway_host(self) -> str:
         host = self.settings.gateway.host
         return _ALL_ADDRESSES.get(host, host)
+
+    def _quick_stop(self) -> dict[str, str]:
+        """Nobody answers while the only gateway is away, so it leaves soon, unless the operator says otherwise."""
+        quick = {"stop_grace": "5", "stop_linger": "0"}
+        given = self.settings.gateway.model_fields_set
+        return {f"UPLIFT_GATEWAY__{name.upper()}": value for name, value in quick.items() if name not in given}
 
     def _environment(self) -> dict[str, str]:
         settings, postgres = self.settings, self.postgres

@@ -1,0 +1,76 @@
+"""`uplift gateway`."""
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.parent import Parent
+from gateway.slots import Plan
+from uplift_cli.options import config_option
+from uplift_settings import load
+
+_CHILD = (sys.executable, "-m", "gateway.main")
+STOP_MARGIN = 5.0
+"""Seconds beyond `gateway.stop_grace` after which a process hangs, and is killed."""
+
+
+@click.command()
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="Processes that share the port; one for each core to use.  [default: the setting `gateway.processes`, 1]",
+)
+@click.option("--host", help="Address to listen on.  [default: the setting `gateway.host`, 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port; 0: a free one.  [default: the setting `gateway.port`, 9130]")
+@config_option
+@click.option("--check", is_flag=True, help="Read the settings and end: 0 if it could start.")
+@click.pass_context
+def gateway(
+    ctx: click.Context, processes: int | None, host: str | None, port: int | None, config: Path | None, check: bool
+) -> None:
+    """Run the gateway until Ctrl-C or SIGTERM, in processes that can be replaced while users work.
+
+    A small parent owns the port and starts the gateway's processes; one that dies is started again. It listens to signals:
+
+    \b
+    TERM, INT  stop accepting, finish what is open (up to the setting
+               `gateway.stop_grace`), end; a second one ends at once
+    HUP        replace the processes, one after the other, without a failed
+               request: for new settings or a new version
+    USR2       replace the parent's own program, processes untouched
+
+    An upgrade in place is a new version installed, then USR2, then HUP. What does not start is logged, and the old goes on.
+
+    The port may be handed over: by systemd (socket activation), or as a descriptor named by $UPLIFT_LISTEN_FD.
+    """  # noqa: D301 - click's mark of a list
+    given: dict[str, Any] = {"processes": processes, "host": host, "port": port}
+    overrides = {"gateway": {key: value for key, value in given.items() if value is not None}}
+    settings = load(config=config, overrides=overrides).gateway
+    if check:
+        return
+    if config is not None:
+        os.environ["UPLIFT_CONFIG"] = str(config.absolute())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    again = (sys.executable, *sys.orig_argv[1:])
+    plan = Plan(
+        command=_CHILD,
+        processes=settings.processes,
+        host=settings.host,
+        port=settings.port,
+        node=settings.node,
+        start_timeout=settings.start_timeout,
+        stop_timeout=settings.stop_grace + STOP_MARGIN,
+        restart_pause=settings.restart_pause,
+        again=again,
+        check=(*again, "--check"),
+    )
+    ctx.exit(asyncio.run(_run(plan)))
+
+
+async def _run(plan: Plan) -> int:
+    return await Parent(plan, env=os.environ).run()
