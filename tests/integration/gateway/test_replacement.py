@@ -145,7 +145,7 @@ async def test_settings_that_do_not_hold_end_it_with_what_to_do(gateway_process:
     run(process, "--host", "0.0.0.0")
     assert await asyncio.to_thread(process.process.wait, PATIENCE) == 1
     said = process.log.read_text()
-    assert "gateway.host 0.0.0.0 is not a loopback address: set gateway.token_file" in said
+    assert "gateway.host 0.0.0.0 is not a loopback address: set gateway.tokens_file" in said
     assert "the gateway does not start; its messages are above" in said
 
 
