@@ -1,10 +1,11 @@
 """The lifecycle protocol's routes: their wire models and the part of the client that calls them."""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from gateway_client._calls import Calls, quoted, read, read_all
@@ -12,7 +13,7 @@ from gateway_client._errors import GatewayRefused, NotFound
 from gateway_client._models import HoldState, Id, Text, Wire
 
 Event = Literal["UPDATE", "RESUME", "DISCONNECT"]
-HoldId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{8,100}$")]
+_OWN_HOLD = re.compile(r"[A-Za-z0-9._-]{8,100}")
 
 
 class _Answer(BaseModel):
@@ -35,10 +36,16 @@ class LifecycleRequest(Wire):
     event: Event
     instance: Id | None = None
     tenant: Id | None = None
-    hold: HoldId | None = None
+    hold: Id | None = None
     ttl: Annotated[float, Field(gt=0)] | None = None
     grace: Annotated[float, Field(ge=0, le=3600)] | None = None
     reason: Text | None = None
+
+    @model_validator(mode="after")
+    def _hold_that_can_be_chosen(self) -> Self:
+        if self.event == "UPDATE" and self.hold is not None and not _OWN_HOLD.fullmatch(self.hold):
+            raise ValueError("hold: 8 to 100 of A-Z, a-z, 0-9, '.', '_' and '-'")
+        return self
 
 
 class SignalAnswer(_Answer):
