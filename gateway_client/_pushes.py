@@ -64,7 +64,10 @@ def answer_push(method: str, path: str, body: bytes, *, pushes: str = _PUSH) -> 
     try:
         members = json.loads(body)
         event = LifecycleEvent(
-            event=members["event"], module=members["module"], tenant=members["tenant"], delay=members.get("delay") or ""
+            event=str(members["event"]),
+            module=str(members["module"]),
+            tenant=str(members["tenant"]),
+            delay=str(members.get("delay") or ""),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return PushAnswer(status=400, text="a push is a JSON object with event, module and tenant")
