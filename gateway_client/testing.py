@@ -330,11 +330,8 @@ class InMemoryGateway:
         instance = memory.well(module)[0]
         flight = MemoryFlight(tenant=tenant, product=product_of(module), instance=instance.id)
         memory.flights.append(flight)
-        headers = {
-            **{name: value for name, value in request.headers.items() if name not in ("host", "content-length")},
-            "X-Okapi-Tenant": tenant,
-            "X-Okapi-Url": self.url,
-        }
+        headers = httpx.Headers([pair for pair in request.headers.multi_items() if pair[0] not in ("host", "content-length")])
+        headers["X-Okapi-Tenant"], headers["X-Okapi-Url"] = tenant, self.url
         passed_on = httpx.Request(
             request.method, instance.url + request.url.raw_path.decode(), headers=headers, content=request.content
         )

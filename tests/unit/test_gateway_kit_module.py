@@ -25,9 +25,8 @@ DESCRIPTOR: dict[str, Any] = {
         {"id": "a", "version": "1.0", "handlers": [{"methods": ["*"], "pathPattern": "/a*", "permissionsRequired": []}]}
     ],
 }
-PUSHED = {**DESCRIPTOR, "provides": [
-    *DESCRIPTOR["provides"],
-    {"id": "_lifecycle", "version": "1.0", "handlers": [{"methods": ["POST"], "pathPattern": "/a/told", "permissionsRequired": []}]}]}  # fmt: skip
+TOLD = {"methods": ["POST"], "pathPattern": "/a/told", "permissionsRequired": []}
+PUSHED = {**DESCRIPTOR, "provides": [*DESCRIPTOR["provides"], {"id": "_lifecycle", "version": "1.0", "handlers": [TOLD]}]}
 URL = "http://a.test"
 
 
