@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from typing import Any
 from uuid import UUID
 
-import aiohttp
 import asyncpg
+import httpx
 from aiohttp import web
 
 from examples.database import Database, tenant_of
 
 DATABASE = web.AppKey("database", Database)
-CLIENT = web.AppKey("client", aiohttp.ClientSession)
+CLIENT = web.AppKey("client", httpx.AsyncClient)
 
 _MOST_ROWS = 10_000
 

@@ -24,6 +24,8 @@ _LONGEST_POLL = 20.0
 """Seconds of one call: proxies in between close silent connections after about a minute."""
 _POLL_MARGIN = 10.0
 """Seconds beside the wait itself in which the gateway must answer."""
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=20)
+"""Who waits keeps a connection, and must not keep others from sending."""
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 """Seconds between tries where the gateway names no place to wait, or does not answer there."""
@@ -186,7 +188,7 @@ class LifecycleTransport(httpx.AsyncBaseTransport):
     Args:
         budget: Seconds to wait for RESUME, counted from the first DELAY (requirement A3). 0: raise at once.
         gateway: Base URL of the gateway; None: the host of each request.
-        transport: What sends; None: an `httpx.AsyncHTTPTransport`.
+        transport: What sends; None: an `httpx.AsyncHTTPTransport` without a limit of connections.
 
     Raises (from requests):
         ModuleDelayed: The budget is used up.
@@ -196,7 +198,7 @@ class LifecycleTransport(httpx.AsyncBaseTransport):
     def __init__(self, *, budget: float, gateway: str | None = None, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._budget = budget
         self._gateway = None if gateway is None else httpx.URL(gateway)
-        self._transport = httpx.AsyncHTTPTransport() if transport is None else transport
+        self._transport = httpx.AsyncHTTPTransport(limits=_LIMITS) if transport is None else transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and wait where the gateway says so."""
@@ -247,7 +249,7 @@ class SyncLifecycleTransport(httpx.BaseTransport):
     def __init__(self, *, budget: float, gateway: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
         self._budget = budget
         self._gateway = None if gateway is None else httpx.URL(gateway)
-        self._transport = httpx.HTTPTransport() if transport is None else transport
+        self._transport = httpx.HTTPTransport(limits=_LIMITS) if transport is None else transport
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and wait where the gateway says so."""

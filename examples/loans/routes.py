@@ -4,15 +4,16 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-import aiohttp
 import asyncpg
+import httpx
 from aiohttp import web
 
 from examples.loans.releases import LoansRelease
 from examples.resource import CLIENT, Resource, seq_of, text_of
+from gateway_client import ModuleInterrupted
 
 _PASSED_ON = ("X-Okapi-Tenant", "X-Okapi-Token", "X-Okapi-Request-Id")
-_PATIENCE = aiohttp.ClientTimeout(total=60)  # the gateway may hold the request while mod-users is being upgraded
+_RETRY_AFTER = 5  # seconds, where the gateway names none
 
 
 class Loans(Resource):
@@ -30,10 +31,14 @@ class Loans(Resource):
         url = f"{gateway.rstrip('/')}/users/{values['user_id']}"
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         try:
-            async with request.app[CLIENT].get(url, headers=headers, timeout=_PATIENCE) as answer:
-                status, text, retry = answer.status, await answer.text(), answer.headers.get("Retry-After", "1")
-        except (aiohttp.ClientError, TimeoutError) as error:
+            # The client's transport waits while mod-users is being upgraded (requirement A3).
+            answer = await request.app[CLIENT].get(url, headers=headers)
+        except ModuleInterrupted as interrupted:
+            seconds = str(round(interrupted.retry_after or _RETRY_AFTER))
+            raise web.HTTPServiceUnavailable(text=interrupted.tell_user, headers={"Retry-After": seconds}) from interrupted
+        except httpx.HTTPError as error:
             raise web.HTTPBadGateway(text=f"the gateway does not answer: {error!r}") from error
+        status, text, retry = answer.status_code, answer.text, answer.headers.get("Retry-After", str(_RETRY_AFTER))
         if status == 404:
             raise web.HTTPUnprocessableEntity(text=f"user {values['user_id']} does not exist")
         if status == 503:
