@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import asyncpg
-import httpx
 from aiohttp import web
 
 from examples.database import Database
@@ -20,16 +19,12 @@ from examples.dialects import Dialect
 from examples.jobs import Jobs
 from examples.migrations import Migrator
 from examples.releases import Module, Release
-from examples.resource import CLIENT, DATABASE, Resource
+from examples.resource import DATABASE, Resource
 from examples.tenant_init import TenantInit
-from gateway_client import LifecycleTransport
-from gateway_client import Module as Registration
 
 JOBS = web.AppKey("jobs", Jobs)
 
 _LAST_REQUESTS = 60.0  # seconds that requests in flight have after SIGTERM
-_BUDGET = 60.0  # seconds to wait for another module that is being upgraded
-_TIMEOUT = 60.0  # seconds for an answer
 _PATIENCE = 30.0  # seconds to look for the gateway
 
 R = TypeVar("R", bound=Release)
@@ -65,7 +60,7 @@ def build_app(
     app = web.Application(middlewares=[_database_errors])
     app[DATABASE] = database
     app[JOBS] = jobs
-    app.cleanup_ctx.append(_connections)
+    app.cleanup_ctx.extend([_connections, *resource.contexts()])
     # At shutdown, not cleanup: requests that wait for a job are in flight, and get their answer now.
     app.on_shutdown.append(_break_off)
     app.add_routes([web.get("/", _healthy), web.get("/admin/health", _healthy)])
@@ -106,6 +101,8 @@ async def _serve(app: web.Application, described: dict[str, Any], *, port: int, 
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         async with contextlib.AsyncExitStack() as registered:
             if gateway is not None:
+                from gateway_client import Module as Registration  # noqa: PLC0415 - others start sooner without it
+
                 await registered.enter_async_context(Registration(described, gateway=gateway, url=url, patience=_PATIENCE))
             logging.getLogger(__name__).info("%s answers at %s", described["id"], url)
             await stop.wait()
@@ -115,9 +112,7 @@ async def _serve(app: web.Application, described: dict[str, Any], *, port: int, 
 
 async def _connections(app: web.Application) -> AsyncIterator[None]:
     await app[DATABASE].open()
-    transport = LifecycleTransport(budget=_BUDGET)
-    async with httpx.AsyncClient(transport=transport, timeout=_TIMEOUT, trust_env=False) as app[CLIENT]:
-        yield
+    yield
     await app[DATABASE].close()
 
 
