@@ -171,7 +171,7 @@ class Memory:
             Refused: 409: somebody else holds it.
         """
         product = product_of(module)
-        if (mine := self.holds.get(hold_id)) is not None and (mine.product, mine.tenant) == (product, tenant):
+        if (mine := self.holds.get(hold_id)) and (mine.product, mine.tenant, mine.holder) == (product, tenant, holder):
             return mine
         other = self.holds.get(hold_id) or self.hold_of(tenant, product)
         if other is not None:
@@ -197,11 +197,11 @@ class Memory:
         self.told("UPDATE", product, tenant, hold_id)
         return made
 
-    def resume(self, *, module: str, hold_id: str) -> None:
-        """RESUME of a hold; again is fine.
+    def resume(self, *, module: str, hold_id: str, sender: str | None) -> None:
+        """RESUME of a hold; again is fine. Without a sender it is an operator's, who may open any.
 
         Raises:
-            Refused: 409: it is not this product's, or never was.
+            Refused: 409: it is somebody else's, or never was.
         """
         product = product_of(module)
         hold = self.holds.get(hold_id)
@@ -209,7 +209,7 @@ class Memory:
             if self.over.get(hold_id) == product:
                 return
             raise Refused(409, f"RESUME is not allowed while {product} is {Hold.OPEN}", state=Hold.OPEN)
-        if hold.product != product:
+        if hold.product != product or sender not in (None, hold.holder):
             raise Refused(409, f"hold {hold_id} belongs to {hold.holder}", state=hold.state, holder=hold.holder)
         on_hold(hold.state, Signal.RESUME)
         del self.holds[hold_id]

@@ -138,7 +138,7 @@ class Module:
             ttl: Seconds after which waiting requesters get MISSING; the hold stays.
             grace: Seconds for requests in flight; None: the gateway's setting.
             reason: For people.
-            hold: The hold's id, to go on with one that another process left; None: a new one.
+            hold: The hold's id, to go on with one that a former process of this instance left; None: a new one.
 
         Raises:
             GatewayRefused: 409: somebody else holds it. Nothing was changed.
@@ -179,7 +179,7 @@ class Module:
         """Remove a hold of this module; again is fine.
 
         Raises:
-            GatewayRefused: 409: it is somebody else's, or never was.
+            GatewayRefused: 409: it is another instance's or an operator's, or never was.
         """
         request = LifecycleRequest(event="RESUME", instance=self.instance, tenant=tenant, hold=hold)
         return await self._persist(lambda: self.client.signal(self.id, request))

@@ -203,19 +203,20 @@ class InMemoryGateway:
         wire, memory = LifecycleRequest.model_validate_json(request.content), self._memory
         if module not in memory.modules:
             raise Refused(404, module)
+        sender = None if wire.instance is None else f"module {wire.instance}"
         if wire.event == "UPDATE":
             hold = memory.update(
                 module=module,
                 hold_id=wire.hold or secrets.token_hex(16),
                 tenant=wire.tenant or ALL,
-                holder=wire.instance or module,
+                holder=sender or "operator",
                 ttl=wire.ttl,
                 grace=self._grace if wire.grace is None else wire.grace,
             )
             place = {"Location": f"/_/lifecycle/delays/{hold.id}?for=holder", _LIFECYCLE: "DELAY"}
             return httpx.Response(202, json=self._hold(hold, "DELAY"), headers=place)
         if wire.event == "RESUME" and wire.hold is not None:
-            memory.resume(module=module, hold_id=wire.hold)
+            memory.resume(module=module, hold_id=wire.hold, sender=sender)
             body = {"id": wire.hold, "lifecycle": "RESUME", "state": Hold.OPEN, "inFlight": 0, "loose": False, "parked": 0}
             return httpx.Response(200, json=body)
         if wire.instance is None:

@@ -19,6 +19,12 @@ from gateway_client.testing import Handler, InMemoryGateway
 _REAL = Path(__file__).parents[1] / "integration" / "gateway" / "conftest.py"
 _numbers = itertools.count(1)
 PATIENCE = 15.0
+_NOT_YET = {
+    "test_when_the_last_instance_has_left_requests_wait_for_the_next_one": "availability LOST: the gateway says MISSING at once",
+    "test_the_module_and_those_that_depend_on_it_are_told": "the gateway does not push yet",
+    "test_problems_are_listed": "the route is not there yet",
+}
+"""What the real gateway does not do yet. Strict: a test that passes must leave this list."""
 
 
 class Ground:
@@ -169,6 +175,8 @@ async def real_ground(real_site: Any) -> AsyncIterator[Ground]:
 @pytest.fixture(params=["memory", "real"])
 def ground(request: pytest.FixtureRequest) -> Ground:
     """Each gateway in turn."""
+    if request.param == "real" and (reason := _NOT_YET.get(request.node.originalname)):
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     made: Ground = request.getfixturevalue(f"{request.param}_ground")
     return made
 

@@ -120,6 +120,17 @@ async def test_another_product_cannot_remove_a_hold(ground: Ground, name: Callab
     assert (await ground.get(tenant, path, **AWARE)).status_code == 503
 
 
+async def test_another_instance_cannot_remove_a_hold_but_an_operator_can(ground: Ground) -> None:
+    tenant, module, path = await ground.wired(answers)
+    hold = await ground.held(module, tenant=tenant, instance=f"{module}-i")
+    refused = await ground.signal(module, "RESUME", hold=hold, instance="another")
+    assert refused.status_code == 409
+    assert f"{module}-i" in refused.text
+    assert (await ground.signal(module, "UPDATE", tenant=tenant, hold=hold, instance="another")).status_code == 409
+    assert (await ground.signal(module, "RESUME", hold=hold)).status_code == 200
+    assert (await ground.get(tenant, path)).text == "served"
+
+
 @pytest.mark.parametrize(
     "members",
     [
@@ -198,7 +209,7 @@ async def test_after_its_ttl_a_hold_answers_missing_and_stays(ground: Ground, un
     assert (await ground.get(tenant, path)).text == "served"
 
 
-async def test_disconnect_finishes_what_is_at_work_and_the_rest_waits_for_the_next_instance(ground: Ground, until: Until) -> None:
+async def test_disconnect_finishes_what_is_at_work_and_lets_nothing_new_in(ground: Ground, until: Until) -> None:
     slow = Slow()
     tenant, module, path = await ground.wired(slow)
     before = asyncio.create_task(ground.get(tenant, path))
@@ -213,9 +224,17 @@ async def test_disconnect_finishes_what_is_at_work_and_the_rest_waits_for_the_ne
     slow.gate.set()
     assert (await before).text == "served"
     assert (await leaving).json() == {"instance": f"{module}-i", "inFlight": 0}
+    await ground.client.register_instance(module=module, instance=f"{module}-j", url=await ground.serve(answers))
+    assert (await ground.get(tenant, path)).text == "served"
+
+
+async def test_when_the_last_instance_has_left_requests_wait_for_the_next_one(ground: Ground) -> None:
+    tenant, module, path = await ground.wired(answers)
+    await ground.signal(module, "DISCONNECT", instance=f"{module}-i")
     after = await ground.get(tenant, path, **AWARE)
     assert (after.status_code, after.headers["X-Okapi-Lifecycle"]) == (503, "DELAY")
     waiting = asyncio.create_task(ground.get(tenant, path))
+    assert (await ground.get(tenant, path, Prefer="wait=0")).status_code == 503
     await ground.client.register_instance(module=module, instance=f"{module}-j", url=await ground.serve(answers))
     assert (await waiting).text == "served"
 
@@ -233,11 +252,14 @@ async def test_routing_is_pinned_unless_told(ground: Ground) -> None:
     assert await ground.client.routing(tenant) == Routing(routing="newest")
 
 
-async def test_links_and_problems_are_listed(ground: Ground) -> None:
+async def test_links_are_listed(ground: Ground) -> None:
     tenant, module, path = await ground.wired(answers)
     hold = await ground.held(module, tenant=tenant)
     (link,) = await ground.client.links(tenant=tenant)
     assert (link.tenant, link.product, link.hold, link.hold_id) == (tenant, path[1:], "HELD", hold)
+
+
+async def test_problems_are_listed(ground: Ground) -> None:
     assert isinstance(await ground.client.problems(), tuple)
 
 
