@@ -1,17 +1,16 @@
 """The REST routes of one table: what a newcomer would write for any module."""
 
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
-import aiohttp
 import asyncpg
 from aiohttp import web
 
 from examples.database import Database, tenant_of
 
 DATABASE = web.AppKey("database", Database)
-CLIENT = web.AppKey("client", aiohttp.ClientSession)
 
 _MOST_ROWS = 10_000
 
@@ -43,6 +42,10 @@ class Resource(ABC):
     @abstractmethod
     async def check(self, values: dict[str, Any], request: web.Request) -> None:
         """Refuse what must not be stored, by raising the HTTP error."""
+
+    def contexts(self) -> list[Callable[[web.Application], AsyncIterator[None]]]:
+        """What the routes need open as long as the application runs; nothing more than the database, as a rule."""
+        return []
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the application."""
@@ -160,4 +163,4 @@ def _pool(request: web.Request) -> asyncpg.Pool:
     return request.app[DATABASE].pool
 
 
-__all__ = ["CLIENT", "DATABASE", "Resource", "seq_of", "text_of"]
+__all__ = ["DATABASE", "Resource", "seq_of", "text_of"]

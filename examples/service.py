@@ -2,27 +2,30 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import aiohttp
 import asyncpg
 from aiohttp import web
 
 from examples.database import Database
+from examples.descriptors import descriptor
 from examples.dialects import Dialect
 from examples.jobs import Jobs
 from examples.migrations import Migrator
 from examples.releases import Module, Release
-from examples.resource import CLIENT, DATABASE, Resource
+from examples.resource import DATABASE, Resource
 from examples.tenant_init import TenantInit
 
 JOBS = web.AppKey("jobs", Jobs)
 
 _LAST_REQUESTS = 60.0  # seconds that requests in flight have after SIGTERM
+_PATIENCE = 30.0  # seconds to look for the gateway
 
 R = TypeVar("R", bound=Release)
 
@@ -57,7 +60,7 @@ def build_app(
     app = web.Application(middlewares=[_database_errors])
     app[DATABASE] = database
     app[JOBS] = jobs
-    app.cleanup_ctx.append(_connections)
+    app.cleanup_ctx.extend([_connections, *resource.contexts()])
     # At shutdown, not cleanup: requests that wait for a job are in flight, and get their answer now.
     app.on_shutdown.append(_break_off)
     app.add_routes([web.get("/", _healthy), web.get("/admin/health", _healthy)])
@@ -66,13 +69,15 @@ def build_app(
 
 
 def main(module: Module[R], resource_of: Callable[[R], Resource]) -> None:
-    """The command of a module: `python -m examples.users --version 1.0.0 --port 9131`."""
+    """The command of a module: `python -m examples.users --version 1.0.0 --port 9131`, by hand also `--gateway http://…`."""
     parser = argparse.ArgumentParser(prog=module.product)
     parser.add_argument("--version", required=True, choices=module.releases)
     parser.add_argument("--port", required=True, type=int, help="0: a free one, which the first line of output names")
     parser.add_argument("--dialect", default="async", choices=[str(dialect) for dialect in Dialect])
+    parser.add_argument("--gateway", help="register there while it runs; not for instances that Uplift starts")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
     app = build_app(
         module,
         version=chosen.version,
@@ -80,10 +85,11 @@ def main(module: Module[R], resource_of: Callable[[R], Resource]) -> None:
         dialect=Dialect(chosen.dialect),
         environ=os.environ,
     )
-    asyncio.run(_serve(app, name=f"{module.product}-{chosen.version}", port=chosen.port))
+    described = descriptor(module.product, chosen.version, python=sys.executable, dialect=chosen.dialect)
+    asyncio.run(_serve(app, described, port=chosen.port, gateway=chosen.gateway))
 
 
-async def _serve(app: web.Application, *, name: str, port: int) -> None:
+async def _serve(app: web.Application, described: dict[str, Any], *, port: int, gateway: str | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -92,16 +98,21 @@ async def _serve(app: web.Application, *, name: str, port: int) -> None:
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", port).start()
-        logging.getLogger(__name__).info("%s answers at http://127.0.0.1:%d", name, runner.addresses[0][1])
-        await stop.wait()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with contextlib.AsyncExitStack() as registered:
+            if gateway is not None:
+                from gateway_client import Module as Registration  # noqa: PLC0415 - others start sooner without it
+
+                await registered.enter_async_context(Registration(described, gateway=gateway, url=url, patience=_PATIENCE))
+            logging.getLogger(__name__).info("%s answers at %s", described["id"], url)
+            await stop.wait()
     finally:
         await runner.cleanup()
 
 
 async def _connections(app: web.Application) -> AsyncIterator[None]:
     await app[DATABASE].open()
-    async with aiohttp.ClientSession() as app[CLIENT]:
-        yield
+    yield
     await app[DATABASE].close()
 
 

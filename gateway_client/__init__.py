@@ -1,13 +1,19 @@
-"""The only door to the gateway: a typed client, its wire models and its errors."""
+"""The only door to the gateway: a typed client, its wire models and errors, and the kit for modules."""
 
 from gateway_client._client import GatewayClient
 from gateway_client._errors import (
     GatewayError,
     GatewayRefused,
     GatewayUnavailable,
+    HoldStays,
+    Interruption,
+    ModuleDelayed,
+    ModuleInterrupted,
+    ModuleMissing,
     NotFound,
     Retiring,
 )
+from gateway_client._lifecycle import LifecycleRequest, LinkState, Problem, Routing, SignalAnswer
 from gateway_client._models import (
     BeginAnswer,
     ChangeRef,
@@ -29,6 +35,9 @@ from gateway_client._models import (
     Version,
     Wire,
 )
+from gateway_client._module import Module
+from gateway_client._pushes import LifecycleEvent, PushAnswer
+from gateway_client._transport import LifecycleTransport, SyncLifecycleTransport
 
 __all__ = [
     "BeginAnswer",
@@ -41,19 +50,34 @@ __all__ = [
     "GatewayUnavailable",
     "HoldRequest",
     "HoldState",
+    "HoldStays",
     "InitReport",
     "Instance",
     "IntentRequest",
     "IntentState",
+    "Interruption",
+    "LifecycleEvent",
+    "LifecycleRequest",
+    "LifecycleTransport",
+    "LinkState",
+    "Module",
+    "ModuleDelayed",
+    "ModuleInterrupted",
+    "ModuleMissing",
     "MoveRequest",
     "NotFound",
     "Notice",
     "OpenRequest",
     "Overlay",
     "OverlayRequest",
+    "Problem",
+    "PushAnswer",
     "Retiring",
+    "Routing",
+    "SignalAnswer",
     "Snapshot",
     "SnapshotPatch",
+    "SyncLifecycleTransport",
     "Version",
     "Wire",
 ]

@@ -1,18 +1,23 @@
 """The HTTP routes of mod-loans."""
 
+from collections.abc import AsyncIterator, Callable
 from datetime import date
 from typing import Any
 from uuid import UUID
 
-import aiohttp
 import asyncpg
+import httpx
 from aiohttp import web
 
 from examples.loans.releases import LoansRelease
-from examples.resource import CLIENT, Resource, seq_of, text_of
+from examples.resource import Resource, seq_of, text_of
+from gateway_client import LifecycleTransport, ModuleInterrupted
 
 _PASSED_ON = ("X-Okapi-Tenant", "X-Okapi-Token", "X-Okapi-Request-Id")
-_PATIENCE = aiohttp.ClientTimeout(total=60)  # the gateway may hold the request while mod-users is being upgraded
+_CLIENT = web.AppKey("client", httpx.AsyncClient)
+_BUDGET = 60.0  # seconds to wait for mod-users while it is being upgraded
+_TIMEOUT = 60.0  # seconds for an answer
+_RETRY_AFTER = 5  # seconds, where the gateway names none
 
 
 class Loans(Resource):
@@ -22,6 +27,10 @@ class Loans(Resource):
         self._has_due = release.has_due
         super().__init__(table="loans", columns=("id", "user_id", "item", "seq", *(("due",) if release.has_due else ())))
 
+    def contexts(self) -> list[Callable[[web.Application], AsyncIterator[None]]]:
+        """The client for mod-users, too."""
+        return [_client]
+
     async def check(self, values: dict[str, Any], request: web.Request) -> None:
         """Ask mod-users, through the gateway, for the user."""
         gateway = request.headers.get("X-Okapi-Url")
@@ -30,10 +39,14 @@ class Loans(Resource):
         url = f"{gateway.rstrip('/')}/users/{values['user_id']}"
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         try:
-            async with request.app[CLIENT].get(url, headers=headers, timeout=_PATIENCE) as answer:
-                status, text, retry = answer.status, await answer.text(), answer.headers.get("Retry-After", "1")
-        except (aiohttp.ClientError, TimeoutError) as error:
+            # The client's transport waits while mod-users is being upgraded (requirement A3).
+            answer = await request.app[_CLIENT].get(url, headers=headers)
+        except ModuleInterrupted as interrupted:
+            seconds = str(round(interrupted.retry_after or _RETRY_AFTER))
+            raise web.HTTPServiceUnavailable(text=interrupted.tell_user, headers={"Retry-After": seconds}) from interrupted
+        except httpx.HTTPError as error:
             raise web.HTTPBadGateway(text=f"the gateway does not answer: {error!r}") from error
+        status, text, retry = answer.status_code, answer.text, answer.headers.get("Retry-After", str(_RETRY_AFTER))
         if status == 404:
             raise web.HTTPUnprocessableEntity(text=f"user {values['user_id']} does not exist")
         if status == 503:
@@ -58,6 +71,12 @@ class Loans(Resource):
         if self._has_due and row["due"] is not None:
             loan["due"] = row["due"].isoformat()
         return loan
+
+
+async def _client(app: web.Application) -> AsyncIterator[None]:
+    transport = LifecycleTransport(budget=_BUDGET)
+    async with httpx.AsyncClient(transport=transport, timeout=_TIMEOUT, trust_env=False) as app[_CLIENT]:
+        yield
 
 
 __all__ = ["Loans"]
