@@ -13,6 +13,7 @@ from gateway.credentials import NOBODY, Caller, Credentials
 from gateway.departure import Departure
 from gateway.holds import Holds
 from gateway.jobs import Jobs
+from gateway.newest import Newest
 from gateway.notifiers import load_notifiers
 from gateway.outbox import Outbox
 from gateway.pipelines import Pipelines
@@ -53,6 +54,7 @@ class Gateway:
         self._outbox = Outbox(store=platform.outbox, notifiers=load_notifiers(settings), settings=settings)
         self._jobs = Jobs(platform, self._problems)
         self._pipelines = Pipelines(platform=platform, jobs=self._jobs, problems=self._problems, settings=temporal)
+        self._newest = Newest(platform=platform, jobs=self._jobs, problems=self._problems)
         self._proxy = Proxy(platform=platform, holds=self._holds)
         self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds, secrets=secrets, problems=self._problems)
         self._departure = Departure(linger=settings.stop_linger, grace=settings.stop_grace)
@@ -75,7 +77,7 @@ class Gateway:
         await self._platform.membership.join()
         self.member = asyncio.create_task(self._platform.membership.run())
         self._outbox.start()
-        self._loops = tuple(asyncio.create_task(each.run()) for each in (self._pipelines, self._problems))
+        self._loops = tuple(asyncio.create_task(each.run()) for each in (self._pipelines, self._problems, self._newest))
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._server, sock=sock, backlog=4096)
 

@@ -89,6 +89,7 @@ create table opened_holds (             -- so that a RESUME whose answer was los
 alter table tenants add column routing text not null default 'pinned' check (routing in ('pinned', 'newest'));
 alter table instances add column seen timestamptz;          -- when it last said that it is well (SEEN)
 alter table instances add column announced boolean not null default true;  -- false: NEWER has not been looked at yet
+create index instances_unannounced on instances (registered) where not announced;
 
 alter table overlays drop constraint overlays_state_check;
 alter table overlays add constraint overlays_state_check check (state in ('open', 'alias', 'closing'));

@@ -1,5 +1,8 @@
 """Instances of modules, claims on them, and their retirement."""
 
+import contextlib
+from collections.abc import AsyncIterator
+
 from gateway.store.database import Connection, Database
 from gateway.store.jobs import check_open
 from gateway.store.registry import Conflict
@@ -26,8 +29,8 @@ class InstanceStore:
             if not replace and await _is_retiring(connection, instance.module):
                 raise Conflict(f"module {instance.module} is being retired; try again in a moment")
             done = await connection.execute(
-                "insert into instances (id, module, url, node, generation, descriptor)"  # noqa: S608
-                " values ($1, $2, $3, $4, $5, $6::text::json) on conflict (id) do "
+                "insert into instances (id, module, url, node, generation, descriptor, announced)"  # noqa: S608
+                " values ($1, $2, $3, $4, $5, $6::text::json, false) on conflict (id) do "
                 + (
                     "update set url = excluded.url, node = excluded.node, generation = excluded.generation, seen = now()"
                     " where instances.module = excluded.module"
@@ -44,6 +47,17 @@ class InstanceStore:
         """Forget an instance of a module."""
         async with self._database.connection() as connection:
             await connection.execute("delete from instances where id = $1 and module = $2", instance, module)
+
+    @contextlib.asynccontextmanager
+    async def newcomer(self) -> AsyncIterator[str | None]:
+        """A module id whose instance was registered and not looked at yet; looked at when the block ends without an error."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(
+                "select id, module from instances where not announced order by registered, id limit 1 for update skip locked"
+            )
+            yield None if row is None else row["module"]
+            if row is not None:
+                await connection.execute("update instances set announced = true where id = $1", row["id"])
 
     async def seen(self, instance: str, module: str) -> bool:
         """SEEN: an instance is well again, for every replica; False if it is not known."""

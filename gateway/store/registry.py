@@ -66,8 +66,15 @@ class RegistryStore:
 
     async def set_routing(self, tenant: str, routing: str) -> bool:
         """Say whether a tenant follows the newest version; False if there is no such tenant."""
-        async with self._database.connection() as connection:
-            return (await connection.execute("update tenants set routing = $2 where id = $1", tenant, routing)).endswith(" 1")
+        async with self._database.transaction() as connection:
+            done = await connection.execute("update tenants set routing = $2 where id = $1", tenant, routing)
+            if routing == "newest":  # what is there already counts as new for this tenant
+                await connection.execute(
+                    "update instances set announced = false where module in (select m.id from modules m"
+                    " join bindings b on b.product = m.product and b.module <> m.id where b.tenant = $1)",
+                    tenant,
+                )
+        return done.endswith(" 1")
 
     async def remove_tenant(self, tenant: str) -> None:
         """Forget a tenant with its bindings and ended jobs.
