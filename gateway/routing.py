@@ -96,6 +96,8 @@ class RoutingTable:
 
     def add_module(self, module: str, text: str) -> None:
         """Know a registered module."""
+        self._matchers.clear()
+        self._by_tenant.clear()
         self.modules[module] = parse_descriptor(json.loads(text))
         self.texts[module] = text
 
@@ -106,11 +108,10 @@ class RoutingTable:
 
     def bind(self, tenant: str, product: str, module: str | None) -> None:
         """Route a tenant's product to a version, or nowhere."""
-        bound = self.bindings.setdefault(tenant, {})
         if module is None:
-            bound.pop(product, None)
+            self.bindings.get(tenant, {}).pop(product, None)
         else:
-            bound[product] = module
+            self.bindings.setdefault(tenant, {})[product] = module
         if module is not None or (tenant, product) in self._links:
             self.link(tenant, product).module = module
         self._by_tenant.pop(tenant, None)

@@ -76,6 +76,14 @@ class HoldStore:
             HeldByAnother: Somebody else holds one of the products.
             Conflict: The job has ended, or the id was used before.
         """
+        try:
+            return await self._set(holds, holder=holder, job=job, reason=reason, grace=grace, ttl=ttl, origin=origin)
+        except asyncpg.UniqueViolationError as error:  # of another product, a moment ago
+            raise Conflict(f"a hold of that id was set a moment ago on something else; a new UPDATE needs a new id: {error}") from error
+
+    async def _set(
+        self, holds: list[NewHold], *, holder: str, job: str | None, reason: str, grace: float, ttl: float | None, origin: str
+    ) -> list[HoldRow]:
         async with self._database.transaction() as connection:
             if job is not None:
                 await check_open(connection, job)

@@ -59,7 +59,7 @@ class NodeStore:
                 name, generation, lease,
             )  # fmt: skip
             await connection.execute("delete from ghosts where generation = $1", generation)
-            await connection.execute("select pg_notify('uplift_nodes', '')")
+            await connection.execute("select pg_notify('uplift_nodes', $1)", name)
 
     async def renew(self, connection: Connection, *, generation: str, lease: float, applied: int) -> int | None:
         """Renew a lease that still runs.
@@ -68,7 +68,8 @@ class NodeStore:
             The epoch of the database; None if the lease had run out, or another process has taken the name.
         """
         epoch: int | None = await connection.fetchval(
-            "update nodes set renewed = clock_timestamp(), until = clock_timestamp() + make_interval(secs => $2), applied = $3"
+            "update nodes set renewed = clock_timestamp(), until = clock_timestamp() + make_interval(secs => $2),"
+            " applied = greatest(applied, $3)"  # it was told on another connection, too
             " where generation = $1 and until > clock_timestamp() returning (select epoch from routing)",
             generation, lease, applied,
         )  # fmt: skip

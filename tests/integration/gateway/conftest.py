@@ -533,6 +533,18 @@ def gateway_process(tmp_path: Path, postgres_dsn: Callable[[], str]) -> Iterator
             each.end(signal.SIGKILL)
 
 
+@pytest.fixture(scope="session")
+def gateway_process_kind() -> type[GatewayProcess]:
+    """For gateways that outlive a test."""
+    return GatewayProcess
+
+
+@pytest.fixture(scope="session")
+def site_kind() -> type[Site]:
+    """For calling them."""
+    return Site
+
+
 @pytest.fixture
 def until() -> Callable[..., Awaitable[Any]]:
     """Wait until something is so."""
