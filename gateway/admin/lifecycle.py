@@ -114,7 +114,7 @@ async def _resume(call: Call, wire: SignalWire, product: str) -> web.Response:
         return answer({"instance": wire.instance, "lifecycle": "RESUME"}, headers={"X-Okapi-Lifecycle": "RESUME"})
     try:
         state = await call.services.holds.resume(
-            wire.hold, product=product, holder=_sender(call, wire), override=_may_override(call)
+            wire.hold, product=product, holder=_sender(call, wire), override=_may_override(call, wire)
         )
     except HeldByAnother as error:
         raise _refused(error) from error
@@ -140,9 +140,10 @@ def _sender(call: Call, wire: SignalWire) -> str:
     return f"module {wire.instance}" if wire.instance else "operator"
 
 
-def _may_override(call: Call) -> bool:
+def _may_override(call: Call, wire: SignalWire) -> bool:
+    """Who may open what somebody else holds: an operator, but no module."""
     del call
-    return True
+    return wire.instance is None
 
 
 def _refused(error: Conflict) -> ApiError:
