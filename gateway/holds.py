@@ -8,7 +8,7 @@ from typing import Literal
 
 from gateway.links import Flow, Link
 from gateway.platform import Platform
-from gateway.store import EVERY_TENANT, Changed, DatabaseError, HoldRow, Move, NewHold
+from gateway.store import EVERY_TENANT, Changed, DatabaseError, HoldRow, Move, NewHold, row_of
 from gateway_client import HoldRequest, HoldState, OpenRequest
 from upgrade_core.ids import step_key
 from upgrade_core.protocol import Effect, Hold, Signal
@@ -278,7 +278,7 @@ def _row(row: dict[str, object]) -> HoldRow:
     values = dict(row)
     values["since"] = datetime.fromisoformat(str(row["since"]))
     values["until"] = None if row["until"] is None else datetime.fromisoformat(str(row["until"]))
-    return HoldRow(**values)  # type: ignore[arg-type]
+    return row_of(HoldRow, values)
 
 
 def hold_id(job: str, group: str, product: str) -> str:

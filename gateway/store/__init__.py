@@ -8,7 +8,7 @@ from gateway.store.jobs import JobStore
 from gateway.store.moves import Move
 from gateway.store.nodes import NodeStore, Quiet
 from gateway.store.registry import Conflict, RegistryStore
-from gateway.store.rows import EVERY_TENANT, HoldRow, InstanceRow, IntentRow, JobRow, OverlayRow, SnapshotRow, TenantRow
+from gateway.store.rows import EVERY_TENANT, HoldRow, InstanceRow, IntentRow, JobRow, OverlayRow, SnapshotRow, TenantRow, row_of
 from gateway.store.runs import RunStore
 
 __all__ = [
@@ -36,4 +36,5 @@ __all__ = [
     "RunStore",
     "SnapshotRow",
     "TenantRow",
+    "row_of",
 ]
