@@ -132,7 +132,11 @@ class Membership:
                     await self.nodes.forget_old()
                     await self._follower.forget_old()
                 await self.wait(self._wake, self._settings.lease_renew)
-            except (DatabaseError, asyncpg.PostgresError, *AWAY) as error:  # a standby that refuses writes is away, too
+            except Replaced:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, routing goes on as long as the lease runs
+                if not isinstance(error, (DatabaseError, asyncpg.PostgresError, *AWAY)):
+                    _log.exception("renewing the lease failed, trying again")
                 if not away:
                     _log.warning(
                         "the gateway's database is away, routing goes on for %.0f s: %s",
@@ -216,7 +220,7 @@ class Membership:
             self._link, generation=self.generation, lease=self._settings.lease, applied=self._follower.epoch
         )
         if epoch is None:
-            self._lease_until = 0.0
+            self._lose_lease()
             found = await self.nodes.holder_of(self.name)
             if found not in (None, self.generation):
                 raise Replaced(f"another gateway runs as {self.name} on this database: give each its own name with gateway.node")
@@ -240,6 +244,11 @@ class Membership:
             self._fence = self._loop.call_later(left, self._on_lease_end)
             return
         _log.error("the lease has run out: nothing is routed until the database is back")
+        self._lose_lease()
+
+    def _lose_lease(self) -> None:
+        """The others count us as gone: nothing new is sent, and what is at work is cut."""
+        self._lease_until = 0.0
         self.restored.clear()
         self._fenced()
 
@@ -281,7 +290,7 @@ class Membership:
                 await self._follower.catch_up()
             except DatabaseError as error:
                 _log.debug("following is put off: %s", error)
-            except Exception:  # a replica that stops to follow would hold up every UPDATE of the others
+            except Exception:  # noqa: BLE001 - a replica that no longer follows would hold up every UPDATE of the others
                 _log.exception("following failed, trying again")
                 await asyncio.sleep(_RETRY_MAX)
                 self._behind.set()

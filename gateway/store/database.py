@@ -16,6 +16,7 @@ AWAY = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what the driver makes of a connection that ends in the wrong moment
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # it stops, starts or crashed
     asyncpg.InsufficientResourcesError,

@@ -79,7 +79,9 @@ class HoldStore:
         try:
             return await self._set(holds, holder=holder, job=job, reason=reason, grace=grace, ttl=ttl, origin=origin)
         except asyncpg.UniqueViolationError as error:  # of another product, a moment ago
-            raise Conflict(f"a hold of that id was set a moment ago on something else; a new UPDATE needs a new id: {error}") from error
+            raise Conflict(
+                f"a hold of that id was set a moment ago on something else; a new UPDATE needs a new id: {error}"
+            ) from error
 
     async def _set(
         self, holds: list[NewHold], *, holder: str, job: str | None, reason: str, grace: float, ttl: float | None, origin: str
@@ -90,6 +92,10 @@ class HoldStore:
             for product in sorted({hold.product for hold in holds}):
                 await connection.execute("select pg_advisory_xact_lock(hashtextextended('hold ' || $1, 0))", product)
             for hold in holds:
+                if hold.tenant != EVERY_TENANT and not await connection.fetchval(
+                    "select true from tenants where id = $1 for key share", hold.tenant
+                ):
+                    raise Conflict(f"tenant {hold.tenant} was removed a moment ago")
                 if await _stands(connection, hold, holder) is None:
                     await connection.execute(
                         "insert into holds (id, job, tenant, product, state, reason, until, holder, grace, origin) values"

@@ -44,7 +44,9 @@ class Replica:
             "overlays": {token: route.row for token, route in table.overlays.items()},
             "retiring": table.retiring,
             "holds": {
-                (link.tenant, link.product): (link.row, link.hold) for link in table.all_links() if link.row or link.hold != "OPEN"
+                (link.tenant, link.product): (link.row, link.hold)
+                for link in table.all_links()
+                if link.row or link.hold != "OPEN"
             },
             "links": {(link.tenant, link.product): link.module for link in table.links() if link.module},
             "stars": set(table.stars),
@@ -115,7 +117,9 @@ OPERATIONS = (
     "instance", "seen", "disconnect", "retire", "retired", "hold", "hold", "resume", "overlay", "closing", "closed", "tidy",
 )  # fmt: skip
 OPERATION = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 2), st.integers(0, 3), st.integers(0, 2))
-STEPS = st.lists(st.tuples(st.lists(OPERATION, min_size=1, max_size=3), st.sampled_from(["none", "one", "both", "anew"])), max_size=30)
+STEPS = st.lists(
+    st.tuples(st.lists(OPERATION, min_size=1, max_size=3), st.sampled_from(["none", "one", "both", "anew"])), max_size=30
+)
 START = [("tenant", 0, 0, 0), ("tenant", 1, 0, 0), *(("module", 0, number, 0) for number in range(4))]
 
 
@@ -127,7 +131,7 @@ async def database(postgres_dsn: Any) -> AsyncIterator[Database]:
     await made.close()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 @given(steps=STEPS)
 async def test_replicas_that_follow_end_with_what_a_fresh_one_loads(database: Database, steps: list[Any]) -> None:
     async with database.transaction() as connection:

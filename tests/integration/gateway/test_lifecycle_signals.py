@@ -235,6 +235,17 @@ async def test_of_many_senders_at_one_moment_one_holds(wired: Wired) -> None:
     await wired.resume(winner["id"])
 
 
+async def test_a_tenant_that_is_removed_at_the_same_moment_leaves_no_hold(wired: Wired, site: Any) -> None:
+    for _ in range(10):
+        tenant = await site.tenant()
+        held, removed = await asyncio.gather(
+            wired.signal("UPDATE", tenant=tenant), site.http.delete(f"/_/proxy/tenants/{tenant}")
+        )
+        assert (held.status_code == 202) != (removed.status_code == 204), (held.text, removed.text)
+        if held.status_code == 202:
+            await wired.resume(held.json()["id"])
+
+
 async def test_after_its_ttl_requesters_get_missing_and_the_hold_stays(wired: Wired, upstream: Any, until: Any) -> None:
     state = await wired.update(ttl=0.5)
     parked, polling = wired.begin(), asyncio.create_task(wired.delay(state["id"], wait=10))

@@ -60,9 +60,7 @@ async def test_a_gateway_that_leaves_gives_its_lease_back_and_a_killed_one_does_
 async def test_migrations_are_applied_once(new_site: Any) -> None:
     first = await new_site()
     before = await query(first.dsn, "select * from migrations order by name")
-    assert [row["name"] for row in before] == sorted(
-        path.name for path in MIGRATIONS.glob("*.sql")
-    )
+    assert [row["name"] for row in before] == sorted(path.name for path in MIGRATIONS.glob("*.sql"))
     await asyncio.to_thread(first.running.stop)
     await new_site(dsn=first.dsn)
     assert await query(first.dsn, "select * from migrations order by name") == before
