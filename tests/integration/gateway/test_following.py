@@ -150,6 +150,8 @@ async def test_replicas_that_follow_end_with_what_a_fresh_one_loads(database: Da
                 await replicas[1].platform.catch_up()
             if who == "anew":
                 await replicas[1].platform.follower.resync()
+            for replica in replicas:
+                replica.picture()  # looked at in between, too: what is remembered of it must not stay
         for replica in replicas:
             await replica.platform.catch_up()
         async with asyncio.timeout(10), database.connection() as connection:
@@ -165,6 +167,46 @@ async def test_replicas_that_follow_end_with_what_a_fresh_one_loads(database: Da
     finally:
         for replica in replicas:
             await replica.platform.drains.close()
+
+
+async def test_a_module_that_was_registered_anew_with_other_paths_answers_those(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(f"truncate {TABLES} cascade")
+    replica = Replica(database)
+    steps: list[tuple[str, int, int, int]] = [("tenant", 0, 0, 0), ("module", 0, 0, 0), ("bind", 0, 0, 0)]
+    for operation in steps:
+        await carry_out(replica, operation)
+    await replica.platform.catch_up()
+    assert replica.picture()["routes"] == {("t1", "/a"): ("a-1.0.0", "a")}
+    for operation in (("unbind", 0, 0, 0), ("no module", 0, 0, 0), ("module", 0, 0, 1), ("bind", 0, 0, 0)):
+        await carry_out(replica, operation)
+    await replica.platform.catch_up()
+    assert replica.picture()["routes"] == {("t1", "/a/other"): ("a-1.0.0", "a")}
+
+
+async def test_columns_that_a_newer_gateway_added_are_let_be(database: Database) -> None:
+    """During a rolling replacement the older replicas go on, and above all they keep to holds."""
+    async with database.transaction() as connection:
+        await connection.execute(f"truncate {TABLES} cascade")
+        for table in ("tenants", "holds", "overlays", "instances", "modules", "bindings", "retirements"):
+            await connection.execute(f"alter table {table} add column if not exists newer text default 'x'")
+    replica = Replica(database)
+    try:
+        for operation in (*START, ("bind", 0, 0, 0), ("instance", 0, 0, 0), ("overlay", 0, 0, 0), ("hold", 0, 0, 0)):
+            await carry_out(replica, operation)
+        await replica.platform.catch_up()
+        picture = replica.picture()
+        assert set(picture["holds"]) == {("t1", "a")}
+        assert (set(picture["tenants"]), set(picture["overlays"]), set(picture["instances"])) == (
+            {"t1", "t2"},
+            {"000"},
+            {"a-1.0.0"},
+        )
+    finally:
+        await replica.platform.drains.close()
+        async with database.transaction() as connection:
+            for table in ("tenants", "holds", "overlays", "instances", "modules", "bindings", "retirements"):
+                await connection.execute(f"alter table {table} drop column newer")
 
 
 async def refused_or_done(replica: Replica, operation: tuple[str, int, int, int]) -> None:

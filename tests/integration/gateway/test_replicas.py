@@ -511,6 +511,30 @@ async def test_update_waits_for_a_replica_that_does_not_answer_until_it_is_repla
     await first.resume(wired.module, found)
 
 
+async def test_update_returns_when_every_replica_has_applied_it(
+    pair: tuple[Replica, Replica], database: str, gateway_process: Any, site_of: Any, upstream: Any, wire: Any, until: Any
+) -> None:
+    second = pair[1]
+    running = gateway_process(database, node="patient", **{**SHORT, "lease": 60, "lease_renew": 10})
+    await asyncio.to_thread(running.start)
+    patient = Replica(running=running, site=site_of(running.url))
+    wired = await wire(patient, upstream.url)
+    second.send(signal.SIGSTOP)
+    queued = wired.begin(second)  # the kernel takes it
+    holding = asyncio.create_task(patient.hold(wired.module))
+    await until(lambda: patient.site.links(wired.tenant), within=2)
+    assert (await asyncio.wait({holding}, timeout=0.3))[0] == set(), "one that lives does not know it yet"
+    second.send(signal.SIGCONT)
+    hold = await holding
+    newer = wired.begin(second, "/newer")
+    await until(lambda: wired.parked(second))
+    await patient.held(hold)
+    assert f"{wired.path}/newer" not in [request.raw_path for request in upstream.requests]
+    await patient.resume(wired.module, hold)
+    assert [answer.status_code for answer in await asyncio.gather(queued, newer)] == [200, 200]
+    await patient.site.close()
+
+
 async def test_an_update_whose_replica_died_is_asked_for_again_at_another_and_is_the_same(
     pair: tuple[Replica, Replica], cluster: list[Replica], upstream: Any, wire: Any, until: Any, name: Any
 ) -> None:
