@@ -23,10 +23,20 @@ class Drains:
         self._nodes = nodes
         self._generation = generation
         self._tasks: set[asyncio.Task[None]] = set()
+        self._subjects: dict[str, int] = {}
 
-    def begin(self, subject: str, work: Coroutine[Any, Any, None]) -> None:
-        """Say that we are quiet on a subject when some work has ended."""
-        self.spawn(self._drain(subject, work))
+    def begin(self, subject: str, work: Coroutine[Any, Any, None] | None = None) -> None:
+        """Say that we are quiet on a subject when some work has ended.
+
+        Args:
+            subject: See the class.
+            work: What has to end first; None: nothing of ours is known to be at work, beside what another call waits for.
+        """
+        if work is not None:
+            self._subjects[subject] = self._subjects.get(subject, 0) + 1
+            self.spawn(self._drain(subject, work))
+        elif subject not in self._subjects:
+            self.spawn(self.say(subject))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something until the gateway closes."""
@@ -52,8 +62,13 @@ class Drains:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _drain(self, subject: str, work: Coroutine[Any, Any, None]) -> None:
-        await work
-        await self.say(subject)
+        try:
+            await work
+            await self.say(subject)
+        finally:
+            self._subjects[subject] -= 1
+            if not self._subjects[subject]:
+                del self._subjects[subject]
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

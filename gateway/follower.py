@@ -88,8 +88,10 @@ class Follower:
             for change in changes:
                 try:
                     self._apply(change)
-                except Exception:  # noqa: BLE001 - one odd row must not stop the others; it is logged whole
+                except Exception:
                     _log.exception("the row %s %s %s cannot be applied", change.kind, change.a, change.b)
+                    if change.kind == "hold":  # nobody may believe that we keep it; any other odd row must not stop the rest
+                        raise
             self._applied({change.kind for change in changes})
         self.epoch = picture.epoch
         self.others = {generation: epoch for generation, epoch in picture.applied.items() if generation != self._generation}

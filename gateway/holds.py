@@ -8,7 +8,7 @@ from typing import Literal
 
 from gateway.links import Flow, Link
 from gateway.platform import Platform
-from gateway.store import EVERY_TENANT, Changed, DatabaseError, HoldRow, Move, NewHold
+from gateway.store import EVERY_TENANT, Changed, DatabaseError, HoldRow, Move, NewHold, row_of
 from gateway_client import HoldRequest, HoldState, OpenRequest
 from upgrade_core.ids import step_key
 from upgrade_core.protocol import Effect, Hold, Signal
@@ -90,8 +90,15 @@ class Holds:
         )
 
     async def wait(self, hold: str, seconds: float, *, holder: bool) -> HoldState:
-        """A hold, after waiting until who asks may go on or the time is up; see `state`."""
-        await self._platform.look()
+        """A hold, after waiting until who asks may go on or the time is up; see `state`.
+
+        Raises:
+            DatabaseError: We know of no such hold, and cannot ask whether another replica does.
+        """
+        if self._find(hold) is None:
+            await self._platform.catch_up()
+        else:
+            await self._platform.look()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.state(hold, holder=holder).lifecycle == "DELAY" and (link := self._find(hold)) is not None:
@@ -113,9 +120,9 @@ class Holds:
         """Whether a part of old work, which another replica counts, may still reach the old version of a draining link.
 
         It may while the hold is DRAINING; then this replica has something at work again, and says so before it routes. The
-        request must be counted on the link already.
+        request must be counted on the link already. After the grace nothing old begins any more.
         """
-        if link.row is None or link.hold is not Hold.DRAINING:
+        if link.row is None or link.hold is not Hold.DRAINING or not self._grace_left(link):
             return False
         async with link.saying:
             try:
@@ -186,41 +193,63 @@ class Holds:
                 waiter.set_result(None)
 
     async def _drain(self, link: Link, row: HoldRow) -> None:
-        """Wait for what is in flight here, cut it after the grace, wait for what is loose; then for the other replicas."""
-        table = self._platform.table
-        try:
-            async with asyncio.timeout(row.grace):
-                await self._idle(link, row)
-        except TimeoutError:
-            if _stands(link, row) and Effect.CUT_OLD in link.apply(Signal.GRACE_EXPIRED):
-                for flow in table.flows_of(link):
-                    flow.cut_all()
+        """Wait for what is in flight here, cut it after the grace, wait for what is loose; then for the other replicas.
+
+        Parts of work that another replica counts may come as long as the grace lasts; they are cut with the rest.
+        """
+        membership = self._platform.membership
         while _stands(link, row):
-            await self._idle(link, row, loose=True)
-            notice = self._platform.membership.notice
+            notice = membership.notice
+            await self._end_old(link, row)
+            if (busy := self._busy(link)) or (loose := self._loose_left(link)):
+                await asyncio.sleep(0 if busy else min(loose, self._grace_left(link) or loose))
+                continue
             try:
                 async with link.saying:
-                    if self._busy(link, loose=True):
+                    if self._busy(link) or self._loose_left(link):
                         continue
-                    await self._platform.membership.nodes.say_quiet(f"hold:{row.id}", self._platform.membership.generation)
+                    await membership.nodes.say_quiet(f"hold:{row.id}", membership.generation)
                 found = await self._platform.holds.try_held(row.id, settle=self._platform.settings.settle)
                 if found is None or found.reached:
                     await self._platform.catch_up()
                     return
-                await self._platform.membership.wait(notice, min(found.loose, _RETRY) or _RETRY)
+                await membership.wait(notice, min(found.loose, _RETRY) or _RETRY)
             except DatabaseError as error:
                 _log.warning("cannot write that %s is held, trying again: %s", row.id, error)
                 await asyncio.sleep(_RETRY)
 
-    async def _idle(self, link: Link, row: HoldRow, *, loose: bool = False) -> None:
-        """Wait until nothing of the link is in flight here (or loose); parts of old work may come to links that were idle."""
-        while _stands(link, row) and (busy := self._busy(link, loose=loose)):
-            for flow in busy:
-                await (flow.wait_idle() if loose else flow.wait_no_flight())
+    async def _end_old(self, link: Link, row: HoldRow) -> None:
+        """Wait for what is in flight here; cut it when the grace is over."""
+        try:
+            async with asyncio.timeout(self._grace_left(link)):
+                await self._idle(link, row)
+        except TimeoutError:
+            if _stands(link, row) and Effect.CUT_OLD in link.apply(Signal.GRACE_EXPIRED):
+                for flow in self._platform.table.flows_of(link):
+                    flow.cut_all()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_RETRY):
+                        await self._idle(link, row)
 
-    def _busy(self, link: Link, *, loose: bool) -> list[Flow]:
-        now = asyncio.get_running_loop().time()
-        return [flow for flow in self._platform.table.flows_of(link) if flow.in_flight or (loose and flow.loose_until > now)]
+    def _grace_left(self, link: Link) -> float:
+        """Seconds that old requests on a held link still have."""
+        if link.row is None:
+            return 0.0
+        return max(0.0, link.held_from + link.row.grace - asyncio.get_running_loop().time())
+
+    async def _idle(self, link: Link, row: HoldRow) -> None:
+        """Wait until nothing of the link is in flight here; parts of old work may come to links that were idle."""
+        while _stands(link, row) and (busy := self._busy(link)):
+            for flow in busy:
+                await flow.wait_no_flight()
+
+    def _busy(self, link: Link) -> list[Flow]:
+        return [flow for flow in self._platform.table.flows_of(link) if flow.in_flight]
+
+    def _loose_left(self, link: Link) -> float:
+        """Seconds until nothing that was cut off on a link counts as at work any more."""
+        until = max((flow.loose_until for flow in self._platform.table.flows_of(link)), default=0.0)
+        return max(0.0, until - asyncio.get_running_loop().time())
 
     def release(self, link: Link) -> None:
         """Let parked requests go in the order they came, at a bounded rate."""
@@ -249,7 +278,7 @@ def _row(row: dict[str, object]) -> HoldRow:
     values = dict(row)
     values["since"] = datetime.fromisoformat(str(row["since"]))
     values["until"] = None if row["until"] is None else datetime.fromisoformat(str(row["until"]))
-    return HoldRow(**values)  # type: ignore[arg-type]
+    return row_of(HoldRow, values)
 
 
 def hold_id(job: str, group: str, product: str) -> str:

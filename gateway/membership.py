@@ -7,6 +7,7 @@ renewal was *sent*; without a lease it sends nothing to any instance. UPDATE ret
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,8 @@ _LOOK_AGAIN = 0.5
 """Seconds between looks at the other replicas where no notice came."""
 _TIDY_EVERY = 600
 """Renewals between two tidyings of the tables of replicas and changes."""
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""The lease's clock: it goes on while the machine sleeps, as the database's does."""
 
 
 class Replaced(Exception):
@@ -80,7 +83,7 @@ class Membership:
     @property
     def may_route(self) -> bool:
         """Whether our lease runs: looked at before the first byte of each request goes to an instance."""
-        return self._loop.time() < self._lease_until
+        return _now() < self._lease_until
 
     @property
     def alone(self) -> bool:
@@ -94,7 +97,7 @@ class Membership:
             DatabaseError: Postgres is away.
         """
         await self._connect()
-        sent = self._loop.time()
+        sent = _now()
         await self.nodes.join(
             name=self.name,
             generation=self.generation,
@@ -118,7 +121,7 @@ class Membership:
             try:
                 if self._link is None or self._link.is_closed():
                     await self._connect()
-                    self._database.away = False
+                    await self._database.renew()
                     await self._follower.resync()
                 await self._renew()
                 if away:
@@ -129,10 +132,19 @@ class Membership:
                     await self.nodes.forget_old()
                     await self._follower.forget_old()
                 await self.wait(self._wake, self._settings.lease_renew)
-            except (DatabaseError, *AWAY) as error:
+            except Replaced:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, routing goes on as long as the lease runs
+                if not isinstance(error, (DatabaseError, asyncpg.PostgresError, *AWAY)):
+                    _log.exception("renewing the lease failed, trying again")
                 if not away:
-                    _log.warning("the gateway's database is away, routing goes on for %.0f s: %s", self.lease_left, error)
-                self._database.away = away = True
+                    _log.warning(
+                        "the gateway's database is away, routing goes on for %.0f s: %s",
+                        self.lease_left,
+                        str(error) or type(error).__name__,
+                    )
+                away = True
+                self._database.cut()
                 await self._drop_link()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _RETRY_MAX)
@@ -140,7 +152,7 @@ class Membership:
     @property
     def lease_left(self) -> float:
         """Seconds that the lease still runs."""
-        return max(0.0, self._lease_until - self._loop.time())
+        return max(0.0, self._lease_until - _now())
 
     async def leave(self, *, loose: float) -> None:
         """Give the lease back; `loose`: seconds that what we had sent may still be at work."""
@@ -203,12 +215,12 @@ class Membership:
     async def _renew(self) -> None:
         assert self._link is not None
         self._wake.clear()
-        sent = self._loop.time()
+        sent = _now()
         epoch = await self.nodes.renew(
             self._link, generation=self.generation, lease=self._settings.lease, applied=self._follower.epoch
         )
         if epoch is None:
-            self._lease_until = 0.0
+            self._lose_lease()
             found = await self.nodes.holder_of(self.name)
             if found not in (None, self.generation):
                 raise Replaced(f"another gateway runs as {self.name} on this database: give each its own name with gateway.node")
@@ -224,14 +236,21 @@ class Membership:
         self._lease_until = sent + self._settings.lease
         if self._fence is not None:
             self._fence.cancel()
-        self._fence = self._loop.call_at(self._lease_until, self._on_lease_end)
+        self._fence = self._loop.call_later(self.lease_left, self._on_lease_end)
         self.restored.set()
 
     def _on_lease_end(self) -> None:
-        if not self.may_route:
-            _log.error("the lease has run out: nothing is routed until the database is back")
-            self.restored.clear()
-            self._fenced()
+        if (left := self.lease_left) > 0:  # the loop's timers are coarser than the lease's clock
+            self._fence = self._loop.call_later(left, self._on_lease_end)
+            return
+        _log.error("the lease has run out: nothing is routed until the database is back")
+        self._lose_lease()
+
+    def _lose_lease(self) -> None:
+        """The others count us as gone: nothing new is sent, and what is at work is cut."""
+        self._lease_until = 0.0
+        self.restored.clear()
+        self._fenced()
 
     async def _connect(self) -> None:
         await self._drop_link()
@@ -250,7 +269,9 @@ class Membership:
     def _on_routing(self, *_: Any) -> None:
         self._behind.set()
 
-    def _on_nodes(self, *_: Any) -> None:
+    def _on_nodes(self, *told: Any) -> None:
+        if told[-1] == self.name:  # somebody joined under our name: if it was not we, we have been replaced
+            self._wake.set()
         self._behind.set()
         self._changed.set()
         self._changed = asyncio.Event()
@@ -269,6 +290,14 @@ class Membership:
                 await self._follower.catch_up()
             except DatabaseError as error:
                 _log.debug("following is put off: %s", error)
+            except Exception:  # noqa: BLE001 - a replica that no longer follows would hold up every UPDATE of the others
+                _log.exception("following failed, trying again")
+                await asyncio.sleep(_RETRY_MAX)
+                self._behind.set()
+
+
+def _now() -> float:
+    return time.clock_gettime(_CLOCK)
 
 
 def new_generation() -> str:

@@ -133,6 +133,8 @@ class Platform:
             if change.row is not None:  # closed by an undo; an alias that ends with its version lets its requests finish
                 closing.flow.cut_all()
             self.drains.begin(f"overlay:{change.a}", closing.flow.wait_idle())
+        elif change.kind == "overlay" and change.row is not None and change.row["state"] == "closing":
+            self.drains.begin(f"overlay:{change.a}")  # a replica that came later never knew it
         if change.kind == "instance" and change.row is None:
             self.drains.begin(f"instance:{change.a}", table.wait_gone(change.a))
         if change.kind == "retirement" and change.row is not None:

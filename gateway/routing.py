@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.links import Flow, Link
 from gateway.matching import Entry, Matcher
-from gateway.store import EVERY_TENANT, Changed, InstanceRow, OverlayRow, TenantRow
+from gateway.store import EVERY_TENANT, Changed, InstanceRow, OverlayRow, TenantRow, row_of
 from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
 from upgrade_core.protocol import Availability
 
@@ -71,7 +71,7 @@ class RoutingTable:
                 if row is None:
                     self.forget_tenant(change.a)
                 else:
-                    self.tenants[change.a] = TenantRow(**row)
+                    self.tenants[change.a] = row_of(TenantRow, row)
             case "module":
                 if row is None:
                     self.remove_module(change.a)
@@ -92,10 +92,12 @@ class RoutingTable:
                 if row is None or row["state"] == "closing":
                     self.close_overlay(change.a)
                 else:
-                    self.put_overlay(OverlayRow(**row))
+                    self.put_overlay(row_of(OverlayRow, row))
 
     def add_module(self, module: str, text: str) -> None:
         """Know a registered module."""
+        self._matchers.clear()
+        self._by_tenant.clear()
         self.modules[module] = parse_descriptor(json.loads(text))
         self.texts[module] = text
 
@@ -106,11 +108,10 @@ class RoutingTable:
 
     def bind(self, tenant: str, product: str, module: str | None) -> None:
         """Route a tenant's product to a version, or nowhere."""
-        bound = self.bindings.setdefault(tenant, {})
         if module is None:
-            bound.pop(product, None)
+            self.bindings.get(tenant, {}).pop(product, None)
         else:
-            bound[product] = module
+            self.bindings.setdefault(tenant, {})[product] = module
         if module is not None or (tenant, product) in self._links:
             self.link(tenant, product).module = module
         self._by_tenant.pop(tenant, None)

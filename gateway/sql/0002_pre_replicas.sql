@@ -57,6 +57,7 @@ create table nodes (                    -- replicas and their leases
     name text primary key,
     generation text not null unique,    -- names the very process
     applied bigint not null default -1, -- the epoch that its routing table has reached
+    loaded bigint,                      -- the epoch that it began with: what was gone by then, it never knew
     renewed timestamptz not null default now(),
     until timestamptz not null
 );

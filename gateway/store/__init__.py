@@ -11,7 +11,7 @@ from gateway.store.nodes import NodeStore, Quiet
 from gateway.store.outbox import OutboxStore
 from gateway.store.problems import ProblemStore
 from gateway.store.registry import Conflict, RegistryStore
-from gateway.store.rows import EVERY_TENANT, HoldRow, InstanceRow, IntentRow, JobRow, OverlayRow, SnapshotRow, TenantRow
+from gateway.store.rows import EVERY_TENANT, HoldRow, InstanceRow, IntentRow, JobRow, OverlayRow, SnapshotRow, TenantRow, row_of
 from gateway.store.runs import RunStore
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "RunStore",
     "SnapshotRow",
     "TenantRow",
+    "row_of",
 ]

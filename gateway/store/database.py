@@ -16,6 +16,7 @@ AWAY = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what the driver makes of a connection that ends in the wrong moment
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # it stops, starts or crashed
     asyncpg.InsufficientResourcesError,
@@ -62,8 +63,31 @@ class Database:
                 if asyncio.get_running_loop().time() >= deadline:
                     raise DatabaseError(f"the gateway's database does not answer: {_text(error)}") from error
                 await asyncio.sleep(_RETRY)
-        self._pool = await asyncpg.create_pool(
-            self._dsn, min_size=1, max_size=self._size, init=_prepare, reset=_keep, command_timeout=30
+        self._pool = await self._new_pool()
+
+    def cut(self) -> None:
+        """Postgres is away: whoever waits for it hears so now, and nobody waits until `renew`."""
+        self.away = True
+        if self._pool is not None:
+            self._pool.terminate()
+
+    async def renew(self) -> None:
+        """Postgres is back: new connections, since those of before may lead nowhere.
+
+        Raises:
+            DatabaseError: It is not.
+        """
+        if not self.away:
+            return
+        try:
+            self._pool = await self._new_pool()
+        except (*AWAY, asyncpg.PostgresError) as error:
+            raise DatabaseError(f"cannot connect to the gateway's database: {_text(error)}") from error
+        self.away = False
+
+    async def _new_pool(self) -> "asyncpg.Pool[asyncpg.Record]":
+        return await asyncpg.create_pool(
+            self._dsn, min_size=1, max_size=self._size, init=_prepare, reset=_keep, timeout=5, command_timeout=30
         )
 
     async def close(self) -> None:

@@ -76,12 +76,26 @@ class HoldStore:
             HeldByAnother: Somebody else holds one of the products.
             Conflict: The job has ended, or the id was used before.
         """
+        try:
+            return await self._set(holds, holder=holder, job=job, reason=reason, grace=grace, ttl=ttl, origin=origin)
+        except asyncpg.UniqueViolationError as error:  # of another product, a moment ago
+            raise Conflict(
+                f"a hold of that id was set a moment ago on something else; a new UPDATE needs a new id: {error}"
+            ) from error
+
+    async def _set(
+        self, holds: list[NewHold], *, holder: str, job: str | None, reason: str, grace: float, ttl: float | None, origin: str
+    ) -> list[HoldRow]:
         async with self._database.transaction() as connection:
             if job is not None:
                 await check_open(connection, job)
             for product in sorted({hold.product for hold in holds}):
                 await connection.execute("select pg_advisory_xact_lock(hashtextextended('hold ' || $1, 0))", product)
             for hold in holds:
+                if hold.tenant != EVERY_TENANT and not await connection.fetchval(
+                    "select true from tenants where id = $1 for key share", hold.tenant
+                ):
+                    raise Conflict(f"tenant {hold.tenant} was removed a moment ago")
                 if await _stands(connection, hold, holder) is None:
                     await connection.execute(
                         "insert into holds (id, job, tenant, product, state, reason, until, holder, grace, origin) values"

@@ -55,11 +55,12 @@ class NodeStore:
             await _bury(connection, "name in ($1, $2) and generation <> $3", settle, name, replaces or name, generation)
             await connection.execute(
                 "insert into nodes (name, generation, until) values ($1, $2, clock_timestamp() + make_interval(secs => $3))"
-                " on conflict (name) do update set applied = -1, renewed = clock_timestamp(), until = excluded.until",
+                " on conflict (name) do update"
+                " set applied = -1, loaded = null, renewed = clock_timestamp(), until = excluded.until",
                 name, generation, lease,
             )  # fmt: skip
             await connection.execute("delete from ghosts where generation = $1", generation)
-            await connection.execute("select pg_notify('uplift_nodes', '')")
+            await connection.execute("select pg_notify('uplift_nodes', $1)", name)
 
     async def renew(self, connection: Connection, *, generation: str, lease: float, applied: int) -> int | None:
         """Renew a lease that still runs.
@@ -68,7 +69,8 @@ class NodeStore:
             The epoch of the database; None if the lease had run out, or another process has taken the name.
         """
         epoch: int | None = await connection.fetchval(
-            "update nodes set renewed = clock_timestamp(), until = clock_timestamp() + make_interval(secs => $2), applied = $3"
+            "update nodes set renewed = clock_timestamp(), until = clock_timestamp() + make_interval(secs => $2),"
+            " applied = greatest(applied, $3), loaded = coalesce(loaded, $3)"  # it is told on another connection, too
             " where generation = $1 and until > clock_timestamp() returning (select epoch from routing)",
             generation, lease, applied,
         )  # fmt: skip
@@ -84,7 +86,7 @@ class NodeStore:
         """Tell the others how far this replica has followed."""
         async with self._database.connection() as connection:
             await connection.execute(
-                "with mine as (update nodes set applied = $2 where generation = $1 returning 1)"
+                "with mine as (update nodes set applied = $2, loaded = coalesce(loaded, $2) where generation = $1 returning 1)"
                 " select pg_notify('uplift_nodes', '') from mine",
                 generation, epoch,
             )  # fmt: skip
@@ -140,8 +142,10 @@ async def is_quiet(connection: Connection, subject: str, *, settle: float) -> Qu
     await _bury(connection, "until <= clock_timestamp()", settle)
     busy = await connection.fetch(
         "select name from nodes n where not exists (select 1 from quiet q where q.subject = $1 and q.generation = n.generation)"
+        " and not coalesce(n.loaded >= (select max(epoch) from changes c where c.kind = 'instance' and c.a = $2), false)"
         " order by name",
         subject,
+        subject.removeprefix("instance:") if subject.startswith("instance:") else None,  # else each of them says it itself
     )
     loose = await connection.fetchval(
         "select coalesce(max(extract(epoch from until - clock_timestamp())), 0)::float8 from ghosts"

@@ -83,6 +83,9 @@ class RegistryStore:
             Conflict: It has a hold or a job that has not ended.
         """
         async with self._database.transaction() as connection:
+            await connection.execute(
+                "select 1 from tenants where id = $1 for update", tenant
+            )  # nobody begins to hold it meanwhile
             open_job = await connection.fetchval("select id from jobs where tenant = $1 and state <> 'ended' limit 1", tenant)
             hold = await connection.fetchval("select id from holds where tenant = $1 limit 1", tenant)
             if open_job or hold:

@@ -1,11 +1,18 @@
 """Rows as values."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
+_Row = TypeVar("_Row")
 EVERY_TENANT = "*"
 """What a module-wide hold has for a tenant."""
+
+
+def row_of(kind: type[_Row], columns: Mapping[str, Any]) -> _Row:
+    """A value of a row as JSON; columns that a newer gateway has added are none of our business."""
+    return kind(**{field.name: columns[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Bad input on every route: a clear 4xx that names what is wrong, and nothing changed."""
 
+import asyncio
 import copy
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -75,6 +76,10 @@ BODIES: dict[tuple[str, str], Any] = {
     },
     ("PATCH", "/_/runs/{job}/snapshots"): {"keep": 5},
     ("POST", "/_/runs/{job}/finish"): {"outcome": "failed", "errors": [NOTICE], "warnings": [NOTICE]},
+    ("POST", "/_/lifecycle/{module}"): {
+        "event": "UPDATE", "instance": "i0", "tenant": "{tenant}", "hold": "a-hold-of-mine", "ttl": 5, "grace": 0, "reason": "r",
+    },
+    ("PUT", "/_/lifecycle/routing/{tenant}"): {"routing": "newest"},
     ("PUT", "/_/versions/{module}/instances/{instance}"): {
         "id": "{instance}", "module": "{module}", "url": "http://10.0.0.1:80", "node": "n", "generation": "1",
     },
@@ -98,7 +103,7 @@ QUERIES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/_/versions/{module}"): ("wait", "gone"),
 }  # fmt: skip
 
-WRITTEN_BY_ITSELF = ("outbox", "problem_looks", "problems")
+WRITTEN_BY_ITSELF = ("nodes", "outbox", "problem_looks", "problems", "quiet")
 """Tables that the gateway writes without being called."""
 
 
@@ -129,6 +134,8 @@ class Target:
         """One call; refused, it has changed nothing and said what is wrong."""
         if path.partition("?")[0].endswith(("/install", "/upgrade")) and "async=" not in path:
             path += "&async=true" if "?" in path else "?async=true"
+        while await self.database.fetchval("select true from holds where state = 'DRAINING' limit 1"):
+            await asyncio.sleep(0.01)  # it becomes HELD by itself
         before = await self.rows()
         found = await self.http.request(method, path, content=content)
         assert found.status_code < 500, (method, path, content, found.text)

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 
 from gateway_client import ClaimRequest, GatewayRefused, Instance, NotFound, Retiring
@@ -55,10 +56,27 @@ async def test_what_is_wrong_with_an_instance_is_named(
 
 
 async def test_an_instance_id_is_taken_once(site: Any, name: Any, module: str) -> None:
+    other = await site.register(f"{name('m')}-1.0.0")
+    sent = {"srvcId": module, "instId": name("i"), "url": "http://a"}
+    rivals = [sent, {**sent, "url": "http://b"}, {**sent, "srvcId": other}]
+    found = await asyncio.gather(*(site.http.post("/_/discovery/modules", json=rival) for rival in rivals))
+    assert sorted(answer.status_code for answer in found) == [201, 400, 400]
+    assert {answer.text for answer in found if answer.status_code == 400} == {f"Duplicate instId {sent['instId']}"}
+
+
+async def test_the_same_registration_again_says_that_the_instance_is_well(site: Any, name: Any, module: str) -> None:
     sent = {"srvcId": module, "instId": name("i"), "url": "http://a"}
     found = await asyncio.gather(*(site.http.post("/_/discovery/modules", json=sent) for _ in range(4)))
-    assert sorted(answer.status_code for answer in found) == [201, 400, 400, 400]
-    assert {answer.text for answer in found if answer.status_code == 400} == {f"Duplicate instId {sent['instId']}"}
+    assert [answer.status_code for answer in found] == [201, 201, 201, 201]
+    assert len((await site.http.get(f"/_/discovery/modules/{module}")).json()) == 1
+    connection = await asyncpg.connect(site.dsn)
+    try:
+        query = "select seen from instances where id = $1"
+        before = await connection.fetchval(query, sent["instId"])
+        assert (await site.http.post("/_/discovery/modules", json=sent)).status_code == 201
+        assert await connection.fetchval(query, sent["instId"]) > before
+    finally:
+        await connection.close()
 
 
 async def test_an_instance_is_forgotten(site: Any, name: Any, module: str) -> None:

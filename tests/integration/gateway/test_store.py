@@ -1,4 +1,4 @@
-"""The gateway and its database: one gateway at a time, migrations, and a Postgres that goes away."""
+"""The gateway and its database: names of replicas, migrations, and a Postgres that goes away."""
 
 import asyncio
 import signal
@@ -9,7 +9,9 @@ import asyncpg
 import httpx
 import pytest
 
-from gateway.store import Database, DatabaseError, SecondReplica
+from gateway.store import Database, DatabaseError
+
+MIGRATIONS = Path(__file__).parents[3] / "gateway/sql"
 
 
 async def query(dsn: str, sql: str, *arguments: Any) -> list[Any]:
@@ -20,48 +22,45 @@ async def query(dsn: str, sql: str, *arguments: Any) -> list[Any]:
         await connection.close()
 
 
-async def test_a_second_gateway_on_one_database_is_refused_and_told_what_to_do(new_site: Any) -> None:
+async def test_two_gateways_on_one_database_work_side_by_side(new_site: Any, upstream: Any, name: Any) -> None:
     first = await new_site()
-    second = Database(dsn=first.dsn, pool_size=2)
-    with pytest.raises(SecondReplica, match=r"another gateway works on this database.*stop it, or set gateway\.dsn"):
-        await second.open(wait=0.3)
-    await second.close()
-    assert (await first.http.get("/_/proxy/health")).status_code == 200
+    second = await new_site(dsn=first.dsn)
+    module = await first.register(f"{name('m')}-1.0.0", upstream.url)
+    tenant = await second.tenant(module)
+    for each in (first, second):
+        assert (await each.get(tenant, f"/{module.removesuffix('-1.0.0')}")).status_code == 200
 
 
-async def test_the_database_is_free_when_the_first_gateway_has_stopped_or_was_killed(
-    gateway_process: Any, new_site: Any, postgres_dsn: Any
+async def test_a_gateway_whose_name_was_taken_by_another_ends(gateway_process: Any, postgres_dsn: Any) -> None:
+    dsn = await asyncio.to_thread(postgres_dsn)
+    first, second = gateway_process(dsn, node="the-name", lease_renew=60), gateway_process(dsn, node="the-name")
+    await asyncio.to_thread(first.start)
+    await asyncio.to_thread(second.start)
+    assert await asyncio.to_thread(first.process.wait, 20) == 1, "it is told at once, not with its next renewal"
+    log = first.log.read_text()
+    assert "another gateway runs as the-name on this database: give each its own name with gateway.node" in log
+    assert "Traceback" not in log
+    assert [row["name"] for row in await query(dsn, "select name from nodes")] == ["the-name"]
+    assert second.process.poll() is None
+
+
+async def test_a_gateway_that_leaves_gives_its_lease_back_and_a_killed_one_does_not(
+    gateway_process: Any, postgres_dsn: Any
 ) -> None:
     dsn = await asyncio.to_thread(postgres_dsn)
-    for signum in (signal.SIGKILL, signal.SIGTERM):
-        running = gateway_process(dsn)
+    for signum, left in ((signal.SIGTERM, []), (signal.SIGKILL, ["the-name"])):
+        running = gateway_process(dsn, node="the-name")
         await asyncio.to_thread(running.start)
         assert await asyncio.to_thread(running.end, signum) == (-signum if signum == signal.SIGKILL else 0)
-    assert (await (await new_site(dsn=dsn)).http.get("/_/proxy/health")).status_code == 200
-
-
-async def test_a_gateway_whose_predecessor_is_about_to_stop_waits_for_it(gateway_process: Any, postgres_dsn: Any) -> None:
-    dsn = await asyncio.to_thread(postgres_dsn)
-    first, second = gateway_process(dsn), gateway_process(dsn)
-    await asyncio.to_thread(first.start)
-    second.launch()
-    await asyncio.to_thread(first.end)
-    await asyncio.to_thread(second.process.poll)
-    async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(20):
-        while True:
-            try:
-                assert (await http.get(f"{second.url}/_/proxy/health")).status_code == 200
-                break
-            except httpx.HTTPError:
-                await asyncio.sleep(0.05)
+        assert [row["name"] for row in await query(dsn, "select name from nodes")] == left
+    await asyncio.to_thread(gateway_process(dsn, node="the-name").start)
+    assert [row["name"] for row in await query(dsn, "select name from ghosts")] == ["the-name"]
 
 
 async def test_migrations_are_applied_once(new_site: Any) -> None:
     first = await new_site()
     before = await query(first.dsn, "select * from migrations order by name")
-    assert [row["name"] for row in before] == sorted(
-        path.name for path in (Path(__file__).parents[3] / "gateway/sql").glob("*.sql")
-    )
+    assert [row["name"] for row in before] == sorted(path.name for path in MIGRATIONS.glob("*.sql"))
     await asyncio.to_thread(first.running.stop)
     await new_site(dsn=first.dsn)
     assert await query(first.dsn, "select * from migrations order by name") == before
@@ -70,8 +69,9 @@ async def test_migrations_are_applied_once(new_site: Any) -> None:
 async def test_gateways_that_start_at_once_on_a_new_database_migrate_it_once(postgres_dsn: Any) -> None:
     dsn = await asyncio.to_thread(postgres_dsn)
     databases = [Database(dsn=dsn, pool_size=2) for _ in range(4)]
-    opened = await asyncio.gather(*(database.open(wait=0.5) for database in databases), return_exceptions=True)
-    assert sorted(type(error).__name__ for error in opened) == ["NoneType", "SecondReplica", "SecondReplica", "SecondReplica"]
+    await asyncio.gather(*(database.open(wait=5) for database in databases))
+    rows = await query(dsn, "select name from migrations")
+    assert sorted(row["name"] for row in rows) == sorted(path.name for path in MIGRATIONS.glob("*.sql"))
     for database in databases:
         await database.close()
 
@@ -150,21 +150,17 @@ async def test_users_do_not_notice_that_postgres_restarts_and_the_admin_api_reco
     await site.close()
 
 
-async def test_a_gateway_whose_lock_was_taken_while_postgres_was_away_stops(own_postgres: Any, gateway_process: Any) -> None:
-    """Two gateways with one truth each would be worse than one that has to be started again."""
-    running = gateway_process(own_postgres.dsn)
-    await asyncio.to_thread(running.start)
-    rival = Database(dsn=own_postgres.dsn, pool_size=2)
-    running.process.send_signal(signal.SIGSTOP)
+async def test_a_gateway_whose_name_was_taken_while_it_stood_still_ends(own_postgres: Any, gateway_process: Any) -> None:
+    """Two processes that take themselves for one replica would be worse than one that has to be started again."""
+    first = gateway_process(own_postgres.dsn, node="the-name")
+    await asyncio.to_thread(first.start)
+    first.process.send_signal(signal.SIGSTOP)
     await asyncio.to_thread(own_postgres.stop)
     await asyncio.to_thread(own_postgres.start)
-    await rival.open(wait=5)
-    running.process.send_signal(signal.SIGCONT)
-    async with httpx.AsyncClient(base_url=running.url, trust_env=False) as http:
-        assert (await http.post("/_/proxy/tenants", json={"id": "late"})).status_code == 503
-    assert await asyncio.to_thread(running.process.wait, 20) == 1
-    assert "another gateway works on this database" in running.log.read_text()
-    await rival.close()
+    await asyncio.to_thread(gateway_process(own_postgres.dsn, node="the-name").start)
+    first.process.send_signal(signal.SIGCONT)
+    assert await asyncio.to_thread(first.process.wait, 20) == 1
+    assert "another gateway runs as the-name" in first.log.read_text()
 
 
 def test_a_gateway_off_loopback_wants_a_token(gateway_process: Any) -> None:
