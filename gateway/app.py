@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 from gateway.admin import routes
 from gateway.admin.http import ApiError, Call, Services, refusal
+from gateway.health import Health
 from gateway.holds import Holds
 from gateway.jobs import Jobs
 from gateway.pipelines import Pipelines
@@ -43,6 +44,7 @@ class Gateway:
         self._jobs = Jobs(platform)
         self._pipelines = Pipelines(platform=platform, jobs=self._jobs, settings=temporal)
         self._proxy = Proxy(platform=platform, holds=self._holds)
+        self._health = Health(pool=platform.table.pool, settings=settings, path_of=platform.table.health_path)
         self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds)
         self._server = web.Server(
             self._handle,
@@ -60,6 +62,7 @@ class Gateway:
         """Load the state, then listen."""
         await self._proxy.open()
         await self._platform.membership.join()
+        await self._health.open()
         self.member = asyncio.create_task(self._platform.membership.run())
         self._sweeper = asyncio.create_task(self._pipelines.run())
         loop = asyncio.get_running_loop()
@@ -81,6 +84,8 @@ class Gateway:
         except TimeoutError:
             clean = False
         await self._server.shutdown(timeout=1)
+        await self._health.close()
+        self._platform.table.pool.close()
         await self._proxy.close()
         await self._platform.drains.close()
         if self.member is not None:
