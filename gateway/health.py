@@ -33,6 +33,7 @@ class Health:
         self._tasks: dict[Instance, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(settings.health_parallel)
         self._session: aiohttp.ClientSession | None = None
+        self._chance = random.Random()  # noqa: S311 - spreads load, keeps no secret
         pool.on_known = self._begin
         pool.on_forgotten = self._end
 
@@ -72,10 +73,10 @@ class Health:
         while True:
             if instance.in_service:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(settings.health_interval * _jitter()):
+                    async with asyncio.timeout(settings.health_interval * self._jitter()):
                         await instance.dropped.wait()
             else:
-                await asyncio.sleep(settings.probe_interval * _jitter())
+                await asyncio.sleep(settings.probe_interval * self._jitter())
             times_seen = instance.times_seen
             async with self._turns:
                 fault = await self._fault(instance)
@@ -97,6 +98,5 @@ class Health:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return f"the last with {type(error).__name__}"
 
-
-def _jitter() -> float:
-    return random.uniform(*_JITTER)  # noqa: S311 - spreads load, keeps no secret
+    def _jitter(self) -> float:
+        return self._chance.uniform(*_JITTER)

@@ -183,8 +183,8 @@ async def test_an_answer_comes_with_the_modules_headers_and_no_others(site: Any,
     writer.write(f"GET /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\n\r\n".encode())
     lines = (await head(reader)).decode().split("\r\n")
     assert lines[0] == "HTTP/1.1 200 Fine"
-    *told, trace = sorted(filter(None, lines[1:]))
-    assert told == ["Content-Length: 2", "Date: Mon, 01 Jan 2024 00:00:00 GMT", "X-One: 1"]
+    *told, trace, last = sorted(filter(None, lines[1:]))
+    assert [*told, last] == ["Content-Length: 2", "Date: Mon, 01 Jan 2024 00:00:00 GMT", "X-One: 1"]
     assert re.fullmatch(rf"X-Okapi-Trace: GET {product}-1\.0\.0 {product}-1\.0\.0-i/{product} : 200 \d+us", trace)
     writer.close()
 
