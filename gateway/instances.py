@@ -31,6 +31,7 @@ class Instance:
         times_seen: Counts how often it came (back) into service; tells apart what happened to an earlier process.
         last_turn: When it was last chosen, by the pool's count.
         dropped: Set while it is out of service.
+        trace: Its module and its id as `X-Okapi-Trace` shows them; its address is nobody's business.
     """
 
     row: InstanceRow
@@ -41,11 +42,10 @@ class Instance:
     times_seen: int = 0
     last_turn: int = 0
     dropped: asyncio.Event = field(default_factory=asyncio.Event)
+    trace: str = ""
 
-    @property
-    def trace_name(self) -> str:
-        """Its id as a header may carry it."""
-        return quote(self.row.id, safe="")
+    def __post_init__(self) -> None:
+        self.trace = f"{self.row.module} {quote(self.row.id, safe='')}"
 
 
 @dataclass(slots=True, eq=False)

@@ -349,8 +349,8 @@ class Proxy:
             if self._settings.trace_headers:
                 spent = int((perf_counter() - begun) * 1e6)
                 cut = ".." if len(path) < len(target) else ""
-                served = f"{exchange.module} {instance.trace_name}{path}{cut}"
-                response.headers.add(_TRACE, f"{request.method} {served} : {upstream.status} {spent}us")
+                told = f"{request.method} {instance.trace}{path}{cut} : {upstream.status} {spent}us"
+                response.headers.add(_TRACE, told)
             exchange.started = True
             await response.prepare(request)
             if request.method != "HEAD":

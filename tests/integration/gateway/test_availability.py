@@ -514,3 +514,56 @@ async def test_those_who_wait_for_the_lease_are_parked_like_all_others(new_site:
     await site.running.inside(regain())
     assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
     assert [request.raw_path for request in upstream.requests] == [f"/{product}/{number}" for number in range(3)]
+
+
+# Holds and overlays at the same time
+
+
+async def test_a_lost_version_under_a_hold_waits_for_both(site: Any, upstream: Any, until: Any) -> None:
+    tenant, product = await site.wired("http://127.0.0.1:1")
+    module = f"{product}-1.0.0"
+    waiting = asyncio.create_task(site.get(tenant, f"/{product}/first"))
+    await until(lambda: parked(site, tenant))
+    held = await site.http.post(f"/_/lifecycle/{module}", json={"event": "UPDATE", "tenant": "*", "hold": f"hold-{product}"})
+    assert held.status_code == 202
+    assert (await site.http.get(held.headers["Location"], params={"wait": "10"})).json()["state"] == "HELD"
+    late = asyncio.create_task(site.get(tenant, f"/{product}/second"))
+    await add(site, product, upstream.url)
+    star = site.running.platform.table.stars[product]
+    await until(lambda: len(star.waiters) == 2)
+    assert upstream.requests == []
+    assert (
+        await site.http.post(f"/_/lifecycle/{module}", json={"event": "RESUME", "hold": f"hold-{product}"})
+    ).status_code == 200
+    assert [(await each).status_code for each in (waiting, late)] == [200, 200]
+    assert [request.raw_path for request in upstream.requests] == [f"/{product}/first", f"/{product}/second"]
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["back", "undone"])
+async def test_a_request_inside_an_overlay_waits_for_the_new_version(site: Any, upstream: Any, until: Any, back: bool) -> None:
+    tenant, product = await site.wired(upstream.url)
+    newer = await site.register(f"{product}-2.0.0", "http://127.0.0.1:1")
+    job = await site.job(tenant, newer)
+    await job.held(newer)
+    url = await job.overlay(newer)
+    waiting = asyncio.create_task(site.http.get(f"{url}/{product}"))
+    table = site.running.platform.table
+    await until(lambda: table.parked_by_tenant.get(tenant))
+    if back:
+        wire = {"srvcId": newer, "instId": f"{newer}-back", "url": upstream.url}
+        assert (await site.http.post("/_/discovery/modules", json=wire)).status_code == 201
+        assert (await waiting).status_code == 200
+        assert upstream.requests[0].headers["X-Okapi-Url"] == url
+    else:
+        await job.runs.close_overlay(job.id, product)
+        assert (await waiting).status_code == 404
+    await job.resume(f"{product}-1.0.0")
+    await job.finish()
+
+
+async def test_a_tenant_that_is_deleted_leaves_nobody_parked(site: Any, until: Any) -> None:
+    tenant, product = await site.wired("http://127.0.0.1:1")
+    waiting = asyncio.create_task(site.get(tenant, f"/{product}"))
+    await until(lambda: parked(site, tenant))
+    assert (await site.http.delete(f"/_/proxy/tenants/{tenant}")).status_code == 204
+    assert (await waiting).status_code in (400, 404)
