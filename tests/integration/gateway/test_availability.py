@@ -524,16 +524,16 @@ async def test_a_lost_version_under_a_hold_waits_for_both(site: Any, upstream: A
     module = f"{product}-1.0.0"
     waiting = asyncio.create_task(site.get(tenant, f"/{product}/first"))
     await until(lambda: parked(site, tenant))
-    held = await site.http.post(f"/_/lifecycle/{module}", json={"event": "UPDATE", "tenant": "*", "hold": f"hold-{product}"})
+    held = await site.http.post(f"/_/lifecycle/{module}", json={"event": "UPDATE", "tenant": "*", "hold": f"hold-of-{product}"})
     assert held.status_code == 202
-    assert (await site.http.get(held.headers["Location"], params={"wait": "10"})).json()["state"] == "HELD"
+    assert (await site.http.get(held.headers["Location"] + "&wait=10")).json()["state"] == "HELD"
     late = asyncio.create_task(site.get(tenant, f"/{product}/second"))
     await add(site, product, upstream.url)
     star = site.running.platform.table.stars[product]
     await until(lambda: len(star.waiters) == 2)
     assert upstream.requests == []
     assert (
-        await site.http.post(f"/_/lifecycle/{module}", json={"event": "RESUME", "hold": f"hold-{product}"})
+        await site.http.post(f"/_/lifecycle/{module}", json={"event": "RESUME", "hold": f"hold-of-{product}"})
     ).status_code == 200
     assert [(await each).status_code for each in (waiting, late)] == [200, 200]
     assert [request.raw_path for request in upstream.requests] == [f"/{product}/first", f"/{product}/second"]
