@@ -20,26 +20,27 @@ class Body:
 
     Args:
         request: Whose.
-        was_parked: Whether it waited. Its client may have given up while the end of the body was still on its way, where no
-            probe could see that: without its end it is not executed.
         keep: Bytes that are kept at most; a longer body is sent once.
     """
 
-    def __init__(self, request: web.BaseRequest, *, was_parked: bool, keep: int) -> None:
+    def __init__(self, request: web.BaseRequest, *, keep: int) -> None:
         self._request = request
-        self._was_parked = was_parked
         self._keep = keep
         self._kept: list[bytes] = []
         self._size = 0
         self._reading = False
         self.is_kept = True
         """Whether all that was read so far can be sent again."""
+        self.client_left = False
+        """Whether it was the requester who broke off."""
 
-    def again(self) -> AsyncIterator[bytes]:
-        """The body from its beginning; all of it only while `is_kept`."""
-        return self._parts()
+    async def again(self, *, was_parked: bool) -> AsyncIterator[bytes]:
+        """The body from its beginning; all of it only while `is_kept`.
 
-    async def _parts(self) -> AsyncIterator[bytes]:
+        Args:
+            was_parked: Whether the request waited. Its client may have given up while the end of the body was still on its
+                way, where no probe could see that: without its end it is not executed.
+        """
         request = self._request
         while self._reading:  # the last try is being cancelled
             await asyncio.sleep(0)
@@ -48,10 +49,11 @@ class Body:
             yield self._kept[position]
             position += 1
         while chunk := await self._read():
-            if self._was_parked and request.content.is_eof() and has_left(request):
+            if was_parked and request.content.is_eof() and has_left(request):
                 break
             yield chunk
-        if self._was_parked and has_left(request):
+        if was_parked and has_left(request):
+            self.client_left = True
             raise ConnectionResetError("the client has left")
 
     async def _read(self) -> bytes:
@@ -100,20 +102,23 @@ class Passage:
 
     def open_body(self, request: web.BaseRequest, *, repeat_max: int) -> Any:
         """The body for the next try, or None."""
-        if self.body is not None:
-            return self.body.again()
-        if not request.body_exists or request.content.at_eof():
-            return None
-        if not self.asked:
-            self.asked = True
-            say_continue(request)
-        if self.arrival is None and request.method not in IDEMPOTENT:
-            return request.content
-        self.body = Body(request, was_parked=self.arrival is not None, keep=repeat_max if request.method in IDEMPOTENT else 0)
-        return self.body.again()
+        was_parked = self.arrival is not None
+        if self.body is None:
+            if not request.body_exists or request.content.at_eof():
+                return None
+            if not self.asked:
+                self.asked = True
+                say_continue(request)
+            may_repeat = request.method in IDEMPOTENT
+            if not was_parked and not may_repeat:
+                return request.content
+            self.body = Body(request, keep=repeat_max if may_repeat else 0)
+        return self.body.again(was_parked=was_parked)
 
     def client_left(self, request: web.BaseRequest) -> bool:
         """Whether what broke off is the requester's side."""
+        if self.body is not None and self.body.client_left:
+            return True
         return request.content.exception() is not None or request.transport is None or request.transport.is_closing()
 
     def may_repeat(self, request: web.BaseRequest, *, most: int) -> bool:

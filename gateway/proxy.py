@@ -316,8 +316,8 @@ class Proxy:
                 passage.sent += 1
                 return None, fault
             _log.info("%s at %s broke off: %s", module, instance.row.url, str(error) or type(error).__name__)
-            text = f"{module} broke off before its answer; whether the request was carried out is not known"
-            return problem(502, text), fault
+            what = "gave no valid answer" if isinstance(error, aiohttp.ClientResponseError) else "broke off before its answer"
+            return problem(502, f"{module} {what}; whether the request was carried out is not known"), fault
         finally:
             instance.in_flight -= 1
             flow.leave(exchange, now=self._loop.time(), settle=self._settings.settle)

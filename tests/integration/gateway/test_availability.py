@@ -488,6 +488,25 @@ async def test_a_client_that_breaks_off_its_upload_takes_no_instance_out(site: A
     assert upstream.health_checks == 0
 
 
+async def test_a_parked_client_that_leaves_behind_its_body_takes_no_instance_out(site: Any, upstream: Any, until: Any) -> None:
+    tenant, product = await site.wired("http://127.0.0.1:1")
+    _, writer = await site.connect()
+    size = 10 * 2**20
+    writer.write(f"PUT /{product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\nContent-Length: {size}\r\n\r\n".encode())
+    writer.write(bytes(2**16))
+    await until(lambda: parked(site, tenant))
+    writer.transport.abort()
+    await add(site, product, upstream.url)
+    await until(lambda: all_parked_of(site, tenant, 0))
+    assert await is_up(site, tenant, product)
+    assert [request.method for request in upstream.requests] == ["GET"]
+    assert upstream.health_checks == 0
+
+
+async def all_parked_of(site: Any, tenant: str, number: int) -> bool:
+    return bool(await parked(site, tenant) == number)
+
+
 # Waiting for the lease
 
 

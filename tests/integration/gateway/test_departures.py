@@ -54,6 +54,9 @@ async def test_a_module_that_answers_nonsense_is_a_502(site: Any, raw_upstream: 
     tenant, product = await site.wired(module.url)
     found = await site.http.post(f"/{product}", headers={"X-Okapi-Tenant": tenant}, content=b"x")
     assert found.status_code == 502
+    assert found.text == f"{product}-1.0.0 gave no valid answer; whether the request was carried out is not known"
+    pool = site.running.platform.table.pool
+    assert pool.availability(f"{product}-1.0.0") == "UP", "it answers, if badly"
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"])
