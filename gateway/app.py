@@ -11,6 +11,7 @@ from gateway.admin import routes
 from gateway.admin.http import NO_ROLE, ApiError, Call, Services, query_of, refusal
 from gateway.credentials import NOBODY, Caller, Credentials
 from gateway.departure import Departure
+from gateway.health import Health
 from gateway.holds import Holds
 from gateway.jobs import Jobs
 from gateway.newest import Newest
@@ -58,6 +59,7 @@ class Gateway:
         self._proxy = Proxy(platform=platform, holds=self._holds)
         self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds, secrets=secrets, problems=self._problems)
         self._departure = Departure(linger=settings.stop_linger, grace=settings.stop_grace)
+        self._health = Health(pool=platform.table.pool, settings=settings, path_of=platform.table.health_path)
         self._server = web.Server(
             self._handle,
             request_factory=self._departure.request_factory(),
@@ -75,6 +77,7 @@ class Gateway:
         """Load the state, then listen."""
         await self._proxy.open()
         await self._platform.membership.join()
+        await self._health.open()
         self.member = asyncio.create_task(self._platform.membership.run())
         self._outbox.start()
         self._loops = tuple(asyncio.create_task(each.run()) for each in (self._pipelines, self._problems, self._newest))
@@ -105,6 +108,8 @@ class Gateway:
         except TimeoutError:
             clean = False
         await self._server.shutdown(timeout=1)
+        await self._health.close()
+        self._platform.table.pool.close()
         await self._proxy.close()
         await outbox_closed
         await self._platform.drains.close()

@@ -6,12 +6,13 @@ import logging
 from datetime import datetime
 from typing import Literal
 
-from gateway.links import Flow, Link
+from gateway.delays import read_lost_place
+from gateway.links import Flow, Link, Place, Waiter
 from gateway.platform import Platform
 from gateway.store import EVERY_TENANT, Changed, DatabaseError, HoldRow, Move, NewHold, row_of
 from gateway_client import HoldRequest, HoldState, OpenRequest
 from upgrade_core.ids import step_key
-from upgrade_core.protocol import Effect, Hold, Signal
+from upgrade_core.protocol import Effect, Hold, Reply, Signal
 
 _log = logging.getLogger(__name__)
 _RETRY = 0.5
@@ -24,6 +25,7 @@ class Holds:
         self._platform = platform
         self._timers: dict[str, asyncio.TimerHandle] = {}
         platform.on_hold = self._follow
+        platform.table.pool.on_effects = self._available
 
     async def set(self, *, job: str, tenant: str, request: HoldRequest) -> tuple[HoldState, ...]:
         """UPDATE by a run on the links of a group at once; returns when no replica routes past it.
@@ -67,7 +69,7 @@ class Holds:
         """
         link = self._find(hold)
         if link is None:
-            return HoldState(id=hold, lifecycle="RESUME", state=Hold.OPEN)
+            return self._lost_state(hold)
         assert link.row is not None
         flows = self._platform.table.flows_of(link)
         lifecycle: Literal["DELAY", "RESUME", "MISSING"] = "DELAY"
@@ -101,9 +103,62 @@ class Holds:
             await self._platform.look()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.state(hold, holder=holder).lifecycle == "DELAY" and (link := self._find(hold)) is not None:
+                while self.state(hold, holder=holder).lifecycle == "DELAY" and (link := self._awaited(hold)) is not None:
                     await link.changed.wait()
         return self.state(hold, holder=holder)
+
+    def _lost_state(self, place: str) -> HoldState:
+        """What is to be said at the place of a link that was LOST, or of a hold that is not there any more."""
+        link = self._lost_link(place)
+        if link is None or link.module is None:
+            return HoldState(id=place, lifecycle="RESUME", state=Hold.OPEN)
+        table = self._platform.table
+        gate = table.stars.get(link.product) or link
+        availability = table.availability(link.module)
+        reply = gate.reply(availability)
+        if reply is Reply.PASS:
+            return HoldState(id=place, lifecycle="RESUME", state=Hold.OPEN, tenant=link.tenant, product=link.product)
+        version = table.pool.version(link.module)
+        held = gate.hold is not Hold.OPEN
+        return HoldState(
+            id=place,
+            lifecycle="DELAY" if reply is Reply.DELAY else "MISSING",
+            state=gate.hold if held else availability,
+            tenant=link.tenant,
+            product=link.product,
+            since=gate.row.since if gate.row else version.lost_since if version else None,
+            until=gate.row.until if gate.row else version.lost_until if version else None,
+            parked=len(gate.waiters),
+        )
+
+    def _awaited(self, place: str) -> Link | None:
+        """The link whose change is to be waited for at a place."""
+        found = self._find(place)
+        if found is None and (lost := self._lost_link(place)) is not None:
+            found = self._platform.table.stars.get(lost.product) or lost
+        return found
+
+    def _lost_link(self, place: str) -> Link | None:
+        named = read_lost_place(place, self._platform.follower.key)
+        return (
+            None
+            if named is None
+            else next((link for link in self._platform.table.links(named[0]) if link.product == named[1]), None)
+        )
+
+    def _available(self, module: str, effects: tuple[Effect, ...]) -> None:
+        """Do what the table says after the availability of a version has changed."""
+        table = self._platform.table
+        bound = [link for link in table.links() if link.module == module]
+        for link in bound:
+            link.tell_changed()
+        if Effect.RELEASE in effects:
+            self.release(*table.places_of(module))
+        if Effect.ANSWER_MISSING in effects:
+            for place in table.places_of(module):
+                place.wake()
+        if Effect.TELL_ADMINISTRATOR in effects and bound and self._platform.on_closed is not None:
+            self._platform.on_closed(module)
 
     async def open(self, *, job: str, tenant: str, request: OpenRequest) -> None:
         """RESUME, with the switch of the bindings where asked for; again is fine."""
@@ -189,8 +244,7 @@ class Holds:
         if link.hold_id == hold:
             link.overdue = True
             link.tell_changed()
-            for waiter in link.take_waiters():
-                waiter.set_result(None)
+            link.wake()
 
     async def _drain(self, link: Link, row: HoldRow) -> None:
         """Wait for what is in flight here, cut it after the grace, wait for what is loose; then for the other replicas.
@@ -251,9 +305,9 @@ class Holds:
         until = max((flow.loose_until for flow in self._platform.table.flows_of(link)), default=0.0)
         return max(0.0, until - asyncio.get_running_loop().time())
 
-    def release(self, link: Link) -> None:
-        """Let parked requests go in the order they came, at a bounded rate."""
-        waiters = link.take_waiters()
+    def release(self, *places: Place) -> None:
+        """Let parked requests go in the order they came, at a bounded rate for all places together."""
+        waiters = sorted((waiter for place in places for waiter in place.take_waiters()), key=lambda waiter: waiter.arrival)
         if waiters:
             self._platform.drains.spawn(_let_go(waiters, self._platform.settings.release_rate))
 
@@ -261,7 +315,7 @@ class Holds:
         return next((link for link in self._platform.table.all_links() if link.hold_id == hold), None)
 
 
-async def _let_go(waiters: "list[asyncio.Future[None]]", rate: int) -> None:
+async def _let_go(waiters: list[Waiter], rate: int) -> None:
     batch = max(1, rate // 50)
     for position, waiter in enumerate(waiters, start=1):
         if not waiter.done():

@@ -4,12 +4,58 @@ The rows in Postgres are the truth; this is what the data path looks at without 
 """
 
 import asyncio
+import itertools
+from bisect import insort
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from gateway.store import EVERY_TENANT, HoldRow
 from upgrade_core.protocol import Availability, Effect, Hold, Reply, Signal, on_hold, reply_to
+
+_arrivals = itertools.count()
+
+
+def next_arrival() -> int:
+    """The place of a request among all that were ever parked here: it keeps it when it is parked again."""
+    return next(_arrivals)
+
+
+class Waiter(asyncio.Future[None]):
+    """A parked request; done when it may be looked at anew.
+
+    Args:
+        arrival: Its place in the order of release.
+    """
+
+    def __init__(self, arrival: int) -> None:
+        super().__init__()
+        self.arrival = arrival
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Place:
+    """Where requests wait, in the order in which they came."""
+
+    waiters: "deque[Waiter]" = field(default_factory=deque)
+
+    def add(self, waiter: Waiter) -> None:
+        """Take its place among those who wait; who comes back after a release in vain has an early one."""
+        if self.waiters and waiter.arrival < self.waiters[-1].arrival:
+            insort(self.waiters, waiter, key=lambda other: other.arrival)
+        else:
+            self.waiters.append(waiter)
+
+    def take_waiters(self) -> list[Waiter]:
+        """Those parked, in the order they came; they are parked no more."""
+        taken = [waiter for waiter in self.waiters if not waiter.done()]
+        self.waiters.clear()
+        return taken
+
+    def wake(self) -> None:
+        """Let all look anew at once: they will be answered by the gateway itself."""
+        for waiter in self.take_waiters():
+            waiter.set_result(None)
 
 
 @dataclass(slots=True, eq=False)
@@ -90,8 +136,8 @@ class Flow:
             await self.left.wait()
 
 
-@dataclass(slots=True, eq=False)
-class Link:
+@dataclass(slots=True, eq=False, kw_only=True)
+class Link(Place):
     """What requests to one product of one tenant depend on; with tenant `*`, those of every tenant.
 
     Attributes:
@@ -109,7 +155,6 @@ class Link:
     held_from: float = 0.0
     overdue: bool = False
     flow: Flow = field(default_factory=Flow)
-    waiters: "deque[asyncio.Future[None]]" = field(default_factory=deque)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     saying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -152,9 +197,3 @@ class Link:
     def reply(self, availability: Availability) -> Reply:
         """What a request gets now."""
         return reply_to(self.hold, availability, overdue=self.overdue)
-
-    def take_waiters(self) -> "list[asyncio.Future[None]]":
-        """Those parked, in the order they came; they are parked no more."""
-        taken = [waiter for waiter in self.waiters if not waiter.done()]
-        self.waiters.clear()
-        return taken

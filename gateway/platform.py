@@ -59,10 +59,12 @@ class Platform:
         self.holds = HoldStore(database)
         self.problems = ProblemStore(database)
         self.outbox = OutboxStore(database)
-        self.table = RoutingTable()
+        self.table = RoutingTable(ttl=settings.ttl)
         self.instances_changed = asyncio.Event()
         self.on_hold: Callable[[Changed], None] | None = None
         self.on_job: Callable[[str], None] | None = None
+        self.on_closed: Callable[[str], None] | None = None
+        """Called with a module id that tenants have and that stayed without an instance for the whole TTL."""
         generation = new_generation()
         self.follower = Follower(
             database=database, generation=generation, known=self.table.known, apply=self._apply, applied=self._applied

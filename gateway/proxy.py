@@ -7,12 +7,12 @@ which it was decided to route it; so after a hold is set, what is not counted ca
 import asyncio
 import base64
 import binascii
-import contextlib
 import hashlib
 import json
+import logging
 import secrets
-import select
-from collections.abc import AsyncIterator
+from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import aiohttp
@@ -21,13 +21,16 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from gateway.holds import Holds
-from gateway.links import Exchange, Link
+from gateway.instances import Instance
+from gateway.links import Exchange, Link, Place, next_arrival
 from gateway.membership import Membership
+from gateway.parking import Parking, is_gone
+from gateway.passage import Passage
 from gateway.platform import Platform
-from gateway.replies import delay, missing, problem, say_continue
+from gateway.replies import Interruption, closed, held, interrupted, lost, problem
 from gateway.routing import OverlayRoute
 from upgrade_core.ids import SUPERTENANT
-from upgrade_core.protocol import Hold, Reply
+from upgrade_core.protocol import Availability, Hold, Reply, reply_to
 
 _HOP_BY_HOP = frozenset(
     [
@@ -45,12 +48,14 @@ _HOP_BY_HOP = frozenset(
 _TENANT = "X-Okapi-Tenant"
 _REQUEST_ID = "X-Okapi-Request-Id"
 _LIFECYCLE = "X-Okapi-Lifecycle"
+_TRACE = "X-Okapi-Trace"
+_WITHOUT_LENGTH = ("GET", "HEAD", "OPTIONS", "TRACE")
 _INVOKE = "/_/invoke/tenant/"
 _OVERLAY = "/_/overlay/"
 _SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
-_PROBE = 5.0
-"""Seconds between looks whether a parked client, whose body is not read meanwhile, is still there."""
+_TRIES = 20
+"""Instances tried for one request, the same again included, before it is told to come back."""
+_log = logging.getLogger(__name__)
 
 
 class Proxy:
@@ -64,7 +69,8 @@ class Proxy:
         self._settings = platform.settings
         self._url = platform.url
         self._session: aiohttp.ClientSession | None = None
-        self._stopping = False
+        self._parking = Parking(table=platform.table, settings=platform.settings)
+        self._releasing_lease = False
         self._loop = asyncio.get_running_loop()
 
     async def open(self) -> None:
@@ -80,13 +86,12 @@ class Proxy:
             read_bufsize=self._settings.read_buffer,
             requote_redirect_url=False,
         )
+        # The library would send an idempotent request again by itself, unseen by our counts.
+        self._session._retry_connection = False  # noqa: SLF001
 
     def stop_parking(self) -> None:
         """Answer those parked DELAY, and whoever else would have to wait: the gateway is about to stop."""
-        self._stopping = True
-        for link in self._table.all_links():
-            for waiter in link.take_waiters():
-                waiter.set_result(None)
+        self._parking.stop()
 
     async def close(self) -> None:
         """Close it."""
@@ -109,12 +114,12 @@ class Proxy:
                 overlay = self._table.overlays.get(token)
                 target = "/" + target
                 if overlay is None:
-                    return problem(404, "No such overlay", tenant=None)
+                    return problem(404, "No such overlay")
                 tenant = overlay.row.tenant
         if tenant is None:
             tenant = request.headers.get(_TENANT) or _tenant_of_token(request) or SUPERTENANT
         if tenant not in self._table.tenants:
-            return problem(400, f"No such Tenant {tenant}", tenant=None)
+            return problem(400, f"No such Tenant {tenant}")
         return await self._through_link(request, tenant, target, overlay)
 
     async def _through_link(
@@ -122,58 +127,97 @@ class Proxy:
     ) -> web.StreamResponse:
         path = target.partition("?")[0]
         table = self._table
-        deadline = 0.0
-        url = self._url
+        passage = Passage(tenant=tenant, target=target, url=self._url)
         inside: dict[str, OverlayRoute] = {}
-        if overlay is not None:
-            inside = table.inside(overlay)
-            if inside:
-                url += f"{_OVERLAY}{overlay.row.token}"
         while True:
             if not self._membership.may_route:
-                deadline = deadline or self._loop.time() + self._patience(request)
-                if not await self._wait_for_lease(deadline):
-                    return problem(503, "this gateway lost its database; try again", tenant=tenant, lifecycle="DELAY")
+                if passage.expired:
+                    return interrupted(request, _fenced(tenant))
+                await self._wait_for_lease(request, passage)
+                continue
+            if overlay is not None:
+                if overlay.row.token not in table.overlays:
+                    return problem(404, "No such overlay")  # it was closed while we waited
+                inside = table.inside(overlay)
+                passage.url = f"{self._url}{_OVERLAY}{overlay.row.token}" if inside else self._url
             entry = (
                 table.match_overlay(tenant, inside, request.method, path) if inside else table.match(tenant, request.method, path)
             )
             if entry is None:
-                return problem(404, "No suitable module found for path and tenant", tenant=tenant)
-            if entry.product in inside:
-                return await self._forward(request, inside[entry.product], entry.module, tenant, target, url)
-            link = table.link(tenant, entry.product)
-            gate = table.stars.get(entry.product) or link
-            if overlay is not None and inside and gate.hold is not Hold.OPEN and gate.job == overlay.row.job:
-                return missing(request, gate, f"{link.product} is part of the same update and not ready yet")
-            reply = gate.reply(table.availability(entry.module))
-            if reply is Reply.PASS or (gate.hold is Hold.DRAINING and self._descends(request, tenant)):
-                return await self._forward(request, link, entry.module, tenant, target, url, was_parked=bool(deadline))
+                return problem(404, "No suitable module found for path and tenant")
+            product, module = entry.product, entry.module
+            availability = table.availability(module)
+            if product in inside:
+                place: Link | OverlayRoute = inside[product]
+                reply = reply_to(Hold.OPEN, availability)
+                gate = None
+            else:
+                place = gate = table.stars.get(product) or table.link(tenant, product)
+                if overlay is not None and inside and gate.hold is not Hold.OPEN and gate.job == overlay.row.job:
+                    text = f"{product} is part of the same update and not ready yet"
+                    return interrupted(request, held(gate, tenant=tenant, lifecycle="MISSING", detail=text))
+                reply = gate.reply(availability)
+            if reply is Reply.PASS or (gate is not None and gate.hold is Hold.DRAINING and self._descends(request, tenant)):
+                if availability is Availability.UP:
+                    way = place if gate is None else table.link(tenant, product)
+                    if (answered := await self._forward(request, way, module, passage)) is not None:
+                        return answered
+                    continue
+                reply = reply_to(Hold.OPEN, availability)  # part of what drains, and nobody there to do it
+            is_held = gate is not None and gate.hold is not Hold.OPEN
             if reply is Reply.MISSING:
-                text = (
-                    "the update took longer than it may"
-                    if gate.overdue
-                    else f"No running module instance found for {entry.module}"
-                )
-                return missing(request, gate, text)
-            if gate.hold is Hold.DRAINING and (held := self._descends_elsewhere(request, tenant)) is not None:
-                guard = Exchange(secrets.token_hex(6), "", "", None, answered=True)
-                link.flow.enter(guard)
-                try:
-                    if await self._holds.lets_through(gate) and (held is gate or await self._holds.lets_through(held)):
-                        return await self._forward(request, link, entry.module, tenant, target, url, was_parked=bool(deadline))
-                finally:
-                    link.flow.leave(guard, now=self._loop.time(), settle=0)
-            if not deadline:
-                deadline = self._loop.time() + self._patience(request)
-            if not await self._park(request, gate, deadline) and gate.hold is not Hold.OPEN:
-                return delay(request, gate)
+                if gate is not None and gate.overdue:
+                    text = "the update took longer than it may"
+                    return interrupted(request, held(gate, tenant=tenant, lifecycle="MISSING", detail=text))
+                return interrupted(request, closed(tenant=tenant, product=product, module=module))
+            if gate is not None and gate.hold is Hold.DRAINING and availability is Availability.UP:
+                answered = await self._descend_elsewhere(request, gate, table.link(tenant, product), module, passage)
+                if answered is not None:
+                    return answered
+            if passage.expired:
+                if gate is not None and is_held:
+                    return interrupted(request, held(gate, tenant=tenant, lifecycle="DELAY"))
+                return interrupted(request, self._lost(product, module, passage))
+            await self._park(request, place, passage)
 
-    async def _wait_for_lease(self, deadline: float) -> bool:
-        """Wait until this replica may route again; False when the time is up."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                await self._membership.restored.wait()
-        return self._membership.may_route
+    async def _descend_elsewhere(
+        self, request: web.BaseRequest, gate: Link, link: Link, module: str, passage: Passage
+    ) -> web.StreamResponse | None:
+        """Forward what is part of work that is in flight at another replica, if that may still be; None if not."""
+        draining = self._descends_elsewhere(request, passage.tenant)
+        if draining is None:
+            return None
+        guard = Exchange(secrets.token_hex(6), "", "", None, answered=True)
+        link.flow.enter(guard)
+        try:
+            if await self._holds.lets_through(gate) and (draining is gate or await self._holds.lets_through(draining)):
+                return await self._forward(request, link, module, passage)
+        finally:
+            link.flow.leave(guard, now=self._loop.time(), settle=0)
+        return None
+
+    async def _wait_for_lease(self, request: web.BaseRequest, passage: Passage) -> None:
+        """Wait until this replica may route again."""
+        if not self._releasing_lease:
+            self._releasing_lease = True
+            self._platform.drains.spawn(self._release_at_lease())
+        await self._park(request, self._parking.lease, passage)
+
+    async def _release_at_lease(self) -> None:
+        try:
+            await self._membership.restored.wait()
+        finally:
+            self._releasing_lease = False
+        self._holds.release(self._parking.lease)
+
+    async def _park(self, request: web.BaseRequest, place: Place, passage: Passage) -> None:
+        """Wait at a place; afterwards everything is looked at anew."""
+        if passage.arrival is None:
+            passage.arrival = next_arrival()
+            passage.deadline = self._loop.time() + self._patience(request)
+        passage.expired = not await self._parking.wait(
+            request, place, tenant=passage.tenant, deadline=passage.deadline, arrival=passage.arrival
+        )
 
     def _patience(self, request: web.BaseRequest) -> float:
         """Seconds that a requester wants to be parked (RFC 7240 `Prefer: wait`), within the server's limit."""
@@ -184,51 +228,6 @@ class Proxy:
             if name.lower() == "wait" and value.isascii() and value.isdigit():
                 return min(float(value), self._settings.hold_max)
         return self._settings.hold_max
-
-    async def _park(self, request: web.BaseRequest, link: Link, deadline: float) -> bool:
-        """Wait for RESUME; False when the time is up or there is no room. Nothing of the body is read meanwhile."""
-        table, settings = self._table, self._settings
-        here = table.parked_by_tenant.get(link.tenant, 0)
-        kept = request.content.total_bytes
-        if (
-            self._stopping
-            or deadline <= self._loop.time()
-            or here >= settings.parked_per_tenant
-            or table.parked_total >= settings.parked_total
-            or table.parked_bytes + kept > settings.parked_bytes
-        ):
-            return False
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        link.waiters.append(waiter)
-        table.parked_total += 1
-        table.parked_bytes += kept
-        table.parked_by_tenant[link.tenant] = here + 1
-        paused = request.body_exists and not request.content.is_eof()
-        if paused:
-            request.protocol.pause_reading()
-        try:
-            while not waiter.done():
-                left = deadline - self._loop.time()
-                if left <= 0:
-                    return False
-                await asyncio.wait((waiter,), timeout=min(left, _PROBE) if paused else left)
-                if paused and _has_left(request):
-                    raise asyncio.CancelledError
-        finally:
-            table.parked_total -= 1
-            table.parked_bytes -= kept
-            table.parked_by_tenant[link.tenant] -= 1
-            if not table.parked_by_tenant[link.tenant]:
-                del table.parked_by_tenant[link.tenant]
-            if not waiter.done():
-                waiter.cancel()
-                with contextlib.suppress(ValueError):
-                    link.waiters.remove(waiter)
-            if paused and request.transport is not None:
-                request.protocol.resume_reading()
-        if _has_left(request):
-            raise asyncio.CancelledError  # who has left is dropped, not executed
-        return True
 
     def _descends(self, request: web.BaseRequest, tenant: str) -> bool:
         """Whether a request is part of the work of one that is in flight on a draining link of the tenant."""
@@ -258,101 +257,100 @@ class Proxy:
         return number + mark.hexdigest()
 
     async def _forward(
-        self,
-        request: web.BaseRequest,
-        way: Link | OverlayRoute,
-        module: str,
-        tenant: str,
-        target: str,
-        url: str,
-        *,
-        was_parked: bool = False,
-    ) -> web.StreamResponse:
-        instance = self._table.choose_instance(module)
+        self, request: web.BaseRequest, way: Link | OverlayRoute, module: str, passage: Passage
+    ) -> web.StreamResponse | None:
+        """Send a request to an instance; None: it may be sent again, and all that stands in its way is to be looked at anew."""
+        pool = self._table.pool
+        instance = pool.choose(module, passage.tried) or pool.choose(module)
         if instance is None:
-            return problem(
-                503, f"No running module instance found for {module}", tenant=tenant, module=module, lifecycle="MISSING"
-            )
+            return None
+        passage.tries += 1
+        if passage.tries > _TRIES:
+            return interrupted(request, self._lost(_product(way), module, passage))
+        passage.tried.add(instance)
+        times_seen = instance.times_seen
+        answered, fault = await self._attempt(request, way, module, instance, passage)
+        if fault:
+            pool.drop(instance, times_seen=times_seen, why=fault)
+        return answered
+
+    def _lost(self, product: str, module: str, passage: Passage) -> Interruption:
+        key = self._platform.follower.key
+        return lost(self._table.pool, tenant=passage.tenant, product=product, module=module, key=key)
+
+    async def _attempt(
+        self, request: web.BaseRequest, way: Link | OverlayRoute, module: str, instance: Instance, passage: Passage
+    ) -> tuple[web.StreamResponse | None, str]:
+        """One try with one instance.
+
+        Returns:
+            The answer, or None if the request may be sent again; and what the instance did wrong, or nothing.
+        """
         flow = way.flow
-        product = way.product if isinstance(way, Link) else way.row.product
-        exchange = Exchange(self._signed(secrets.token_hex(6), tenant, product), module, instance.id, asyncio.current_task())
+        product = _product(way)
+        number = self._signed(secrets.token_hex(6), passage.tenant, product)
+        exchange = Exchange(number, module, instance.row.id, asyncio.current_task())
         flow.enter(exchange)
-        response: web.StreamResponse | None = None
+        instance.in_flight += 1
+        why = Interruption(lifecycle="MISSING", service=product, detail="", tenant=passage.tenant, module=module, certain=False)
         try:
-            response = await self._exchange(request, exchange, instance.url, target, tenant, url, was_parked=was_parked)
+            return await self._exchange(request, exchange, instance, passage), ""
         except asyncio.CancelledError:
             if not exchange.cut:
                 raise
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
-            return self._broken(
-                request, exchange, tenant, "the update went on without this request's answer", status=503, lifecycle="MISSING"
-            )
+            _close_if_begun(request, exchange)
+            return interrupted(request, replace(why, detail="the update went on without this request's answer")), ""
         except _NoLease:
             exchange.answered = True  # nothing was sent
-            return self._broken(
-                request, exchange, tenant, "this gateway lost its database; try again", status=503, lifecycle="DELAY"
-            )
+            return None, ""
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             exchange.answered = True  # nothing was sent
-            return self._broken(request, exchange, tenant, f"{module} at {instance.url} cannot be reached: {error}", status=502)
+            return None, f"{instance.row.url} cannot be reached: {error}"
         except (aiohttp.ClientError, OSError) as error:
-            return self._broken(
-                request,
-                exchange,
-                tenant,
-                f"{module} at {instance.url} broke off: {str(error) or type(error).__name__}",
-                status=502,
-            )
-        else:
-            return response
+            _close_if_begun(request, exchange)
+            fault = "" if passage.client_left(request) else _fault_of(error)
+            if fault and passage.may_repeat(request, most=self._settings.repeat_most):
+                passage.sent += 1
+                return None, fault
+            _log.info("%s at %s broke off: %s", module, instance.row.url, str(error) or type(error).__name__)
+            what = "gave no valid answer" if isinstance(error, aiohttp.ClientResponseError) else "broke off before its answer"
+            return problem(502, f"{module} {what}; whether the request was carried out is not known"), fault
         finally:
+            instance.in_flight -= 1
             flow.leave(exchange, now=self._loop.time(), settle=self._settings.settle)
 
-    def _broken(
-        self, request: web.BaseRequest, exchange: Exchange, tenant: str, text: str, *, status: int, lifecycle: str | None = None
-    ) -> web.StreamResponse:
-        """An answer if none was begun; else the connection is closed, since a body cut short must not look whole."""
-        if exchange.started:
-            if request.transport is not None:
-                request.transport.abort()
-            raise asyncio.CancelledError
-        return problem(status, text, tenant=tenant, module=exchange.module, lifecycle=lifecycle)
-
     async def _exchange(
-        self,
-        request: web.BaseRequest,
-        exchange: Exchange,
-        address: str,
-        target: str,
-        tenant: str,
-        url: str,
-        *,
-        was_parked: bool,
+        self, request: web.BaseRequest, exchange: Exchange, instance: Instance, passage: Passage
     ) -> web.StreamResponse:
         assert self._session is not None
-        incoming = request.headers
+        incoming, target = request.headers, passage.target
         headers: CIMultiDict[str] = CIMultiDict()
         _copy_end_to_end(incoming, headers)
         headers.pop(hdrs.HOST, None)
         headers.pop(hdrs.EXPECT, None)
-        headers[_TENANT] = tenant
-        headers["X-Okapi-Url"] = url
+        headers[_TENANT] = passage.tenant
+        headers["X-Okapi-Url"] = passage.url
         chain = incoming.get(_REQUEST_ID)
-        own = f"{exchange.id}/{target.partition('?')[0].split('/', 2)[1]}"
+        path = target.partition("?")[0]
+        own = f"{exchange.id}/{path.split('/', 2)[1]}"
         headers[_REQUEST_ID] = own if chain is None else f"{chain};{own}"
-        body = None
-        if request.body_exists and not request.content.at_eof():
-            say_continue(request)
-            body = _body(request) if was_parked else request.content
-        elif request.method not in ("GET", "HEAD", "OPTIONS", "TRACE") and hdrs.CONTENT_LENGTH not in headers:
+        body = passage.open_body(request, repeat_max=self._settings.repeat_max)
+        if body is None and request.method not in _WITHOUT_LENGTH and hdrs.CONTENT_LENGTH not in headers:
             headers[hdrs.CONTENT_LENGTH] = "0"
+        begun = perf_counter()
         async with self._session.request(
-            request.method, URL(address + target, encoded=True), headers=headers, data=body, allow_redirects=False
+            request.method, URL(instance.row.url + target, encoded=True), headers=headers, data=body, allow_redirects=False
         ) as upstream:
             response = _PassedOn(status=upstream.status, reason=upstream.reason)
             _copy_end_to_end(upstream.headers, response.headers)
+            if self._settings.trace_headers:
+                spent = int((perf_counter() - begun) * 1e6)
+                cut = ".." if len(path) < len(target) else ""
+                told = f"{request.method} {instance.trace}{path}{cut} : {upstream.status} {spent}us"
+                response.headers.add(_TRACE, told)
             exchange.started = True
             await response.prepare(request)
             if request.method != "HEAD":
@@ -383,6 +381,12 @@ class _Leased(aiohttp.TCPConnector):
             raise _NoLease
         return connection
 
+    async def _get(self, key: Any, traces: "list[Any]") -> "aiohttp.connector.Connection | None":
+        """An idle connection, unless the module has just closed it: what was sent on one cannot be called unsent any more."""
+        while (connection := await super()._get(key, traces)) is not None and is_gone(connection.transport):
+            connection.close()
+        return connection
+
 
 class _PassedOn(web.StreamResponse):
     """An answer with the headers that the module gave it, and no others that describe it."""
@@ -404,31 +408,31 @@ def _copy_end_to_end(source: "CIMultiDictProxy[str]", target: "CIMultiDict[str]"
             target.add(name, value)
 
 
-async def _body(request: web.BaseRequest) -> AsyncIterator[bytes]:
-    """The body of a request that was parked.
-
-    Its client may have given up while the end of the body was still on its way, where no probe could see that: without its end
-    it is not executed.
-    """
-    async for chunk in request.content.iter_any():
-        if request.content.is_eof() and _has_left(request):
-            break
-        yield chunk
-    if _has_left(request):
-        raise ConnectionResetError("the client has left")
+def _product(way: Link | OverlayRoute) -> str:
+    return way.product if isinstance(way, Link) else way.row.product
 
 
-def _has_left(request: web.BaseRequest) -> bool:
-    """Whether the client has closed its connection, even if that stands behind bytes that were not read yet."""
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        return True
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return False
-    poll = select.poll()
-    poll.register(sock.fileno(), _GONE)
-    return bool(poll.poll(0))
+def _close_if_begun(request: web.BaseRequest, exchange: Exchange) -> None:
+    """Close the connection of a requester whose answer was begun: a body cut short must not look whole."""
+    if exchange.started:
+        if request.transport is not None:
+            request.transport.abort()
+        raise asyncio.CancelledError
+
+
+def _fault_of(error: Exception) -> str:
+    """What an instance did if it ended the connection before any byte of an answer; else nothing."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "it closed the connection" if isinstance(error.message, str) else ""
+    if isinstance(error, OSError):
+        return f"it broke the connection: {error}"
+    return ""
+
+
+def _fenced(tenant: str) -> Interruption:
+    return Interruption(
+        lifecycle="DELAY", service="the gateway", detail="this gateway lost its database; try again", tenant=tenant
+    )
 
 
 def _tenant_of_token(request: web.BaseRequest) -> str | None:

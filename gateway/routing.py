@@ -6,17 +6,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.links import Flow, Link
+from gateway.instances import Pool
+from gateway.links import Flow, Link, Place
 from gateway.matching import Entry, Matcher
 from gateway.store import EVERY_TENANT, Changed, InstanceRow, OverlayRow, TenantRow, row_of
-from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
-from upgrade_core.protocol import Availability
+from upgrade_core.descriptors import HEALTH, ModuleDescriptor, parse_descriptor
+from upgrade_core.protocol import Availability, Hold
 
 _MATCHERS_KEPT = 256
 
 
-@dataclass(slots=True, eq=False)
-class OverlayRoute:
+@dataclass(slots=True, eq=False, kw_only=True)
+class OverlayRoute(Place):
     """A secret prefix: the tenant's table with one product replaced, past its hold (`open`), or an alias of it afterwards."""
 
     row: OverlayRow
@@ -24,9 +25,14 @@ class OverlayRoute:
 
 
 class RoutingTable:
-    """Modules, tenants, bindings, instances, links and overlays."""
+    """Modules, tenants, bindings, instances, links and overlays.
 
-    def __init__(self) -> None:
+    Args:
+        ttl: Seconds that a version without an instance in service is LOST before it is CLOSED.
+    """
+
+    def __init__(self, *, ttl: float) -> None:
+        self.pool = Pool(ttl=ttl)
         self.modules: dict[str, ModuleDescriptor] = {}
         self.texts: dict[str, str] = {}
         self.tenants: dict[str, TenantRow] = {}
@@ -43,7 +49,6 @@ class RoutingTable:
         self._links: dict[tuple[str, str], Link] = {}
         self._matchers: dict[tuple[str, ...], Matcher] = {}
         self._by_tenant: dict[str, Matcher] = {}
-        self._turn = 0
 
     def known(self, kind: str) -> Iterable[tuple[str, str]]:
         """Keys of a kind of rows that are in memory."""
@@ -86,8 +91,12 @@ class RoutingTable:
                     self.retiring.add(change.a)
             case "instance":
                 self.remove_instance(change.a)
-                if row is not None:
-                    self.put_instance(_instance(row))
+                if row is None:
+                    self.pool.remove(change.a)
+                else:
+                    instance = _instance(row)
+                    self.put_instance(instance)
+                    self.pool.put(instance, seen=row["seen"])
             case "overlay":
                 if row is None or row["state"] == "closing":
                     self.close_overlay(change.a)
@@ -113,7 +122,11 @@ class RoutingTable:
         else:
             self.bindings.setdefault(tenant, {})[product] = module
         if module is not None or (tenant, product) in self._links:
-            self.link(tenant, product).module = module
+            link = self.link(tenant, product)
+            if link.module != module and link.hold is Hold.OPEN:
+                link.wake()  # they waited for an instance of another version
+            link.module = module
+            link.tell_changed()
         self._by_tenant.pop(tenant, None)
 
     def forget_tenant(self, tenant: str) -> None:
@@ -122,7 +135,10 @@ class RoutingTable:
         self.bindings.pop(tenant, None)
         self._by_tenant.pop(tenant, None)
         for key in [key for key in self._links if key[0] == tenant]:
-            self._leaving.append(self._links.pop(key).flow)
+            link = self._links.pop(key)
+            self._leaving.append(link.flow)
+            link.wake()
+            link.tell_changed()
 
     def put_instance(self, instance: InstanceRow) -> None:
         """An instance is there, or has a new process."""
@@ -205,17 +221,25 @@ class RoutingTable:
         bound = self.bindings.get(tenant, {}) | {product: route.row.module for product, route in inside.items()}
         return self._matcher(tuple(sorted(bound.values()))).match(method, path)
 
-    def choose_instance(self, module: str) -> InstanceRow | None:
-        """An instance of a version, in turn; None if there is none."""
-        known = self.instances.get(module)
-        if not known:
-            return None
-        self._turn += 1
-        return known[self._turn % len(known)]
-
     def availability(self, module: str) -> Availability:
-        """UP with an instance, CLOSED without."""
-        return Availability.UP if self.instances.get(module) else Availability.CLOSED
+        """Whether an instance of a version answers, as this replica sees it."""
+        return self.pool.availability(module)
+
+    def health_path(self, module: str) -> str:
+        """Where an instance of a version says that it is well."""
+        known = self.modules.get(module)
+        return HEALTH if known is None else known.uplift.health
+
+    def places(self) -> list[Place]:
+        """Where requests may be parked on this table."""
+        return [*self.all_links(), *self.overlays.values()]
+
+    def places_of(self, module: str) -> list[Place]:
+        """Where those wait who need an instance of a version. Those on a link that is held wait for its RESUME first."""
+        return [
+            *(link for link in self._links.values() if link.module == module and link.hold is Hold.OPEN),
+            *(route for route in self.overlays.values() if route.row.module == module),
+        ]
 
     def in_flight(self, module: str) -> int:
         """Requests at work in a module version, over all tenants and overlays."""
@@ -236,6 +260,7 @@ class RoutingTable:
         route = self.overlays.pop(token, None)
         if route is not None:
             self._leaving.append(route.flow)
+            route.wake()
 
     def put_overlay(self, row: OverlayRow) -> OverlayRoute:
         """An overlay opens or becomes an alias."""

@@ -7,7 +7,7 @@ resolution and pipelines read. `metadata.uplift` carries what Uplift adds:
 {"undo": "snapshot", "rerunnable": true, "upgradeFrom": ">=1.0,<3", "soak": 0,
  "data": {"dsn": "env:USERS_DB", "schema": "{tenant}_{product_}"},
  "checks": [{"method": "GET", "path": "/users/count", "status": 200, "json": {"ok": true}}],
- "dataVersion": "/users/_version"}
+ "dataVersion": "/users/_version", "health": "/admin/health"}
 ```
 """
 
@@ -32,6 +32,8 @@ _ENTRY_TYPES = frozenset(
     }
 )  # fmt: skip
 _INTERFACE_TYPES = frozenset({"proxy", "system", "multiple"})
+HEALTH = "/admin/health"
+"""Where modules of FOLIO say that they are well."""
 MAX_TEXT = 2_000
 """Longest path, specifier or pattern that is taken over from a descriptor into a run's payload, in characters."""
 
@@ -111,7 +113,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpliftMetadata:
-    """`metadata.uplift` of a descriptor."""
+    """`metadata.uplift` of a descriptor.
+
+    Attributes:
+        health: Path that a well instance answers with less than 500; FOLIO's habit where the descriptor does not say.
+    """
 
     undo: Undo | None = None
     rerunnable: bool = False
@@ -121,6 +127,7 @@ class UpliftMetadata:
     data_schema: str = ""
     checks: tuple[Check, ...] = ()
     data_version: str = ""
+    health: str = HEALTH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +202,7 @@ def parse_uplift(wire: Any) -> UpliftMetadata:
     if wire is None:
         return UpliftMetadata()
     where = "metadata.uplift"
-    members = {"undo", "rerunnable", "upgradeFrom", "soak", "data", "checks", "dataVersion"}
+    members = {"undo", "rerunnable", "upgradeFrom", "soak", "data", "checks", "dataVersion", "health"}
     wire = _object(wire, where, members)
     undo = wire.get("undo")
     if undo is not None and undo not in tuple(Undo):  # what JSON holds need not be hashable
@@ -227,6 +234,7 @@ def parse_uplift(wire: Any) -> UpliftMetadata:
         data_schema=_text(data.get("schema", ""), f"{where}.data.schema"),
         checks=tuple(_check(item, f"{where}.checks[{index}]") for index, item in enumerate(checks)),
         data_version=_path(wire.get("dataVersion", ""), f"{where}.dataVersion"),
+        health=_path(wire.get("health", ""), f"{where}.health") or HEALTH,
     )
 
 
@@ -353,6 +361,7 @@ def _path(value: Any, where: str) -> str:
 
 
 __all__ = [
+    "HEALTH",
     "Check",
     "Handler",
     "Interface",

@@ -63,6 +63,31 @@ class GatewaySettings(_Group):
         ge=1,
         description="Parked requests per second let go on RESUME, so that a new instance is not stampeded.",
     )
+    ttl: Seconds = Field(
+        60.0, description="Seconds that users of a module without a healthy instance are told DELAY; then MISSING."
+    )
+    health_interval: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="Seconds between health checks of an instance in service; requests notice most failures sooner."
+    )
+    probe_interval: Annotated[float, Field(gt=0)] = Field(
+        0.5, description="Seconds between looks whether an instance that is out of service is back: users wait meanwhile."
+    )
+    health_timeout: Annotated[float, Field(gt=0)] = Field(
+        3.0, description="Seconds for the answer to a health check; a busy but living module needs a moment."
+    )
+    health_failures: int = Field(3, ge=1, description="Failed health checks in a row that take an instance out of service.")
+    health_parallel: int = Field(50, ge=1, description="Health checks at once, so that many instances make no burst.")
+    repeat_max: int = Field(
+        2**16,
+        ge=0,
+        description="Bytes of the body of an idempotent request that are kept, so that it can be sent to another instance.",
+    )
+    repeat_most: int = Field(
+        2, ge=0, description="Times an idempotent request is sent again: one that kills each instance must not go round for ever."
+    )
+    trace_headers: bool = Field(
+        default=True, description="Whether answers tell in X-Okapi-Trace which instance gave them and how long it took."
+    )
     body_max: int = Field(
         16 * 2**20,
         ge=1024,

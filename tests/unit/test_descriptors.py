@@ -185,6 +185,7 @@ def test_uplift_metadata_is_read_whole() -> None:
         "data": {"dsn": "env:DSN", "schema": "{tenant}_x"},
         "checks": [{"path": "/a"}, {"method": "POST", "path": "/b", "status": 201, "json": {"b": 1, "a": None}}],
         "dataVersion": "/v",
+        "health": "/h",
     }
     assert parse_uplift(wire) == UpliftMetadata(
         undo=Undo.SNAPSHOT,
@@ -195,6 +196,7 @@ def test_uplift_metadata_is_read_whole() -> None:
         data_schema="{tenant}_x",
         checks=(Check(method="GET", path="/a"), Check(method="POST", path="/b", status=201, json='{"a": null, "b": 1}')),
         data_version="/v",
+        health="/h",
     )
     assert parse_uplift(None) == parse_uplift({}) == UpliftMetadata()
 

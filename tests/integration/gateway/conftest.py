@@ -46,6 +46,7 @@ ROOT = Path(__file__).parents[3]
 PATIENCE = 15.0
 NOWHERE = "127.0.0.1:1"  # nothing listens there: Temporal is away
 QUICK = {"settle": 0.2, "grace": 5.0, "hold_max": 10.0, "sweep_interval": 5.0, "stop_grace": 0.2, "connect_timeout": 2.0}
+QUICK["health_interval"] = 1000.0  # modules that note what reaches them are looked at when they are out of service only
 _numbers = itertools.count(1)
 _opened: list[asyncio.StreamWriter] = []
 
@@ -261,6 +262,8 @@ class Upstream:
         self.requests: list[web.BaseRequest] = []
         self.bodies: list[bytes] = []
         self.broken: list[str] = []
+        self.health = 200
+        self.health_checks = 0
         self.gate = asyncio.Event()
         self.url = ""
         self.answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] = self._echo
@@ -276,6 +279,9 @@ class Upstream:
         return await self._echo(request)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.raw_path == "/admin/health":
+            self.health_checks += 1
+            return web.Response(status=self.health)
         self.requests.append(request)
         try:
             return await self.answer(request)

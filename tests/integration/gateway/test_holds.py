@@ -249,7 +249,7 @@ async def test_loose_work_is_waited_for(new_site: Any, name: Any, two: Any, unti
 
 async def test_a_request_that_was_refused_a_connection_is_not_loose(new_site: Any, name: Any, two: Any) -> None:
     m = await moving(await new_site(settle=30), name, "http://127.0.0.1:1", two[1].url)
-    assert (await m.ask()).status_code == 502
+    assert (await m.ask(Prefer="wait=0")).status_code == 503
     (state,) = await m.job.hold(m.new)
     assert (await m.job.runs.delay(state.id, wait=5)).state == "HELD"
     await m.job.resume(m.new)
