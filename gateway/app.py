@@ -50,8 +50,8 @@ class Gateway:
         self._settings = settings
         secrets = CredentialStore(platform.database)
         self._credentials = Credentials(token=token, tokens_file=settings.tokens_file, instance_of=secrets.instance_of)
-        self._holds = Holds(platform)
         self._problems = Problems(platform)
+        self._holds = Holds(platform, self._problems)
         self._outbox = Outbox(store=platform.outbox, notifiers=load_notifiers(settings), settings=settings)
         self._jobs = Jobs(platform, self._problems)
         self._pipelines = Pipelines(platform=platform, jobs=self._jobs, problems=self._problems, settings=temporal)

@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from gateway.delays import read_lost_place
 from gateway.links import Flow, Link, Place, Waiter
 from gateway.platform import Platform
+from gateway.problems import Problems
+from gateway.pushes import Pushes
 from gateway.store import EVERY_TENANT, Changed, DatabaseError, HoldRow, Move, NewHold, row_of
+from gateway.store.outbox import Message
 from gateway_client import HoldRequest, HoldState, OpenRequest
 from upgrade_core.ids import step_key
+from upgrade_core.problems import closed, overdue
 from upgrade_core.protocol import Effect, Hold, Reply, Signal
 
 _log = logging.getLogger(__name__)
@@ -21,8 +26,10 @@ _RETRY = 0.5
 class Holds:
     """The gateway's part in holding links."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, problems: Problems) -> None:
         self._platform = platform
+        self._problems = problems
+        self._pushes = Pushes(platform)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         platform.on_hold = self._follow
         platform.table.pool.on_effects = self._available
@@ -40,23 +47,34 @@ class Holds:
         return await self._set(holds, holder=f"job {job}", job=job, reason=request.reason, grace=request.grace, ttl=None)
 
     async def update(
-        self, *, hold: str, tenant: str, product: str, holder: str, reason: str, grace: float | None, ttl: float | None
+        self,
+        *,
+        hold: str,
+        tenant: str,
+        product: str,
+        sender: str,
+        holder: str,
+        reason: str,
+        grace: float | None,
+        ttl: float | None,
     ) -> HoldState:
-        """UPDATE by a module or an operator; `tenant` may be `*`.
+        """UPDATE by a module or an operator; `tenant` may be `*`, `sender` is the module id that was named.
 
         Raises:
             Conflict: Somebody else holds it; nothing was changed.
         """
         new = NewHold(id=hold, tenant=tenant, product=product)
-        return (await self._set([new], holder=holder, job=None, reason=reason, grace=grace, ttl=ttl))[0]
+        return (await self._set([new], holder=holder, job=None, reason=reason, grace=grace, ttl=ttl, sender=sender))[0]
 
-    async def resume(self, hold: str, *, product: str, holder: str, override: bool) -> HoldState:
+    async def resume(self, hold: str, *, product: str, sender: str, holder: str, override: bool) -> HoldState:
         """RESUME by a module or an operator; the same again within a day is fine.
 
         Raises:
             HeldByAnother: The hold is not theirs, or there was none; nothing was changed.
         """
-        await self._platform.holds.resume(hold, product=product, holder=holder, override=override)
+        messages = self._told_resumed([hold], sender)
+        await self._platform.holds.resume(hold, product=product, holder=holder, override=override, messages=messages)
+        self._platform.outbox.added.set()
         await self._platform.spread()
         return HoldState(id=hold, lifecycle="RESUME", state=Hold.OPEN)
 
@@ -154,11 +172,13 @@ class Holds:
             link.tell_changed()
         if Effect.RELEASE in effects:
             self.release(*table.places_of(module))
+            if bound:
+                self._platform.drains.spawn(self._told(self._problems.resolve(closed(module).key)))
         if Effect.ANSWER_MISSING in effects:
             for place in table.places_of(module):
                 place.wake()
-        if Effect.TELL_ADMINISTRATOR in effects and bound and self._platform.on_closed is not None:
-            self._platform.on_closed(module)
+        if Effect.TELL_ADMINISTRATOR in effects and bound:
+            self._platform.drains.spawn(self._told(self._problems.report(closed(module))))
 
     async def open(self, *, job: str, tenant: str, request: OpenRequest) -> None:
         """RESUME, with the switch of the bindings where asked for; again is fine."""
@@ -168,7 +188,9 @@ class Holds:
             for move in request.moves
         ]
         ids = [hold_id(job, request.group, move.product) for move in request.moves]
-        await platform.holds.open(job=job, tenant=tenant, hold_ids=ids, moves=moves, stage=request.stage)
+        messages = self._told_resumed(ids, None)
+        await platform.holds.open(job=job, tenant=tenant, hold_ids=ids, moves=moves, stage=request.stage, messages=messages)
+        platform.outbox.added.set()
         await platform.spread()
 
     async def lets_through(self, link: Link) -> bool:
@@ -185,20 +207,43 @@ class Holds:
             except DatabaseError:
                 return False
 
+    def _told_resumed(self, holds: list[str], sender: str | None) -> list[Message]:
+        """What is pushed when holds are opened, to those who were told when they were set."""
+        return [
+            message
+            for hold in holds
+            if (link := self._find(hold)) is not None
+            for message in self._pushes.resumed(hold, tenant=link.tenant, product=link.product, sender=sender)
+        ]
+
     async def _set(
-        self, holds: list[NewHold], *, holder: str, job: str | None, reason: str, grace: float | None, ttl: float | None
+        self,
+        holds: list[NewHold],
+        *,
+        holder: str,
+        job: str | None,
+        reason: str,
+        grace: float | None,
+        ttl: float | None,
+        sender: str | None = None,
     ) -> tuple[HoldState, ...]:
         platform = self._platform
+        grace = platform.settings.grace if grace is None else grace
         await platform.membership.all_heard()
         rows = await platform.holds.set(
             holds,
             holder=holder,
             job=job,
             reason=reason,
-            grace=platform.settings.grace if grace is None else grace,
+            grace=grace,
             ttl=ttl,
             origin=platform.membership.name,
+            messages={
+                hold.id: self._pushes.held(hold.id, tenant=hold.tenant, product=hold.product, sender=sender, grace=grace)
+                for hold in holds
+            },
         )
+        platform.outbox.added.set()
         await platform.catch_up()
         await platform.membership.barrier()
         return tuple(self.state(row.id, holder=True) for row in rows)
@@ -245,6 +290,21 @@ class Holds:
             link.overdue = True
             link.tell_changed()
             link.wake()
+            if link.row is not None:
+                self._platform.drains.spawn(self._told(self._tell_overdue(link.row)))
+
+    async def _tell_overdue(self, row: HoldRow) -> None:
+        problem = overdue(row.id, product=row.product, tenant=row.tenant, holder=row.holder)
+        await self._problems.report(problem)
+        await self._platform.outbox.add(self._pushes.overdue(row.id, tenant=row.tenant, product=row.product))
+        self._platform.outbox.added.set()
+
+    async def _told(self, work: Coroutine[Any, Any, None]) -> None:
+        """Tell people, as far as the database lets us: the link itself has changed already."""
+        try:
+            await work
+        except DatabaseError as error:
+            _log.warning("a problem cannot be written down: %s", error)
 
     async def _drain(self, link: Link, row: HoldRow) -> None:
         """Wait for what is in flight here, cut it after the grace, wait for what is loose; then for the other replicas.

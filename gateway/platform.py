@@ -63,7 +63,6 @@ class Platform:
         self.instances_changed = asyncio.Event()
         self.on_hold: Callable[[Changed], None] | None = None
         self.on_job: Callable[[str], None] | None = None
-        self.on_closed: Callable[[str], None] | None = None
         """Called with a module id that tenants have and that stayed without an instance for the whole TTL."""
         generation = new_generation()
         self.follower = Follower(

@@ -103,6 +103,7 @@ async def _update(call: Call, wire: SignalWire, product: str) -> web.Response:
             hold=wire.hold or str(uuid.uuid4()),
             tenant=tenant,
             product=product,
+            sender=call.path["module"],
             holder=_sender(call, wire),
             reason=wire.reason,
             grace=wire.grace,
@@ -124,7 +125,7 @@ async def _resume(call: Call, wire: SignalWire, product: str) -> web.Response:
         return answer({"instance": wire.instance, "lifecycle": "RESUME"}, headers={"X-Okapi-Lifecycle": "RESUME"})
     try:
         state = await call.services.holds.resume(
-            wire.hold, product=product, holder=_sender(call, wire), override=_may_override(call, wire)
+            wire.hold, product=product, sender=call.path["module"], holder=_sender(call, wire), override=_may_override(call, wire)
         )
     except HeldByAnother as error:
         raise _refused(error) from error

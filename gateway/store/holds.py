@@ -1,5 +1,6 @@
 """Holds: who holds which link, and that they may begin. A hold is a row before its UPDATE is answered."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ from gateway.store.database import Connection, Database
 from gateway.store.jobs import change_module, check_open
 from gateway.store.moves import Move, make_move
 from gateway.store.nodes import Quiet, is_quiet
+from gateway.store.outbox import Message, add_messages
 from gateway.store.registry import Conflict
 from gateway.store.rows import EVERY_TENANT, HoldRow
 
@@ -60,6 +62,7 @@ class HoldStore:
         grace: float,
         ttl: float | None,
         origin: str,
+        messages: Mapping[str, Sequence[Message]],
     ) -> list[HoldRow]:
         """Set holds, all or none; those that stand already under their id stay as they are.
 
@@ -71,20 +74,32 @@ class HoldStore:
             grace: Seconds that old requests get.
             ttl: Seconds after which nothing is promised any more; None: no end.
             origin: The replica that was asked.
+            messages: Who is told, by the hold's id, when it is new.
 
         Raises:
             HeldByAnother: Somebody else holds one of the products.
             Conflict: The job has ended, or the id was used before.
         """
         try:
-            return await self._set(holds, holder=holder, job=job, reason=reason, grace=grace, ttl=ttl, origin=origin)
+            return await self._set(
+                holds, holder=holder, job=job, reason=reason, grace=grace, ttl=ttl, origin=origin, messages=messages
+            )
         except asyncpg.UniqueViolationError as error:  # of another product, a moment ago
             raise Conflict(
                 f"a hold of that id was set a moment ago on something else; a new UPDATE needs a new id: {error}"
             ) from error
 
     async def _set(
-        self, holds: list[NewHold], *, holder: str, job: str | None, reason: str, grace: float, ttl: float | None, origin: str
+        self,
+        holds: list[NewHold],
+        *,
+        holder: str,
+        job: str | None,
+        reason: str,
+        grace: float,
+        ttl: float | None,
+        origin: str,
+        messages: Mapping[str, Sequence[Message]],
     ) -> list[HoldRow]:
         async with self._database.transaction() as connection:
             if job is not None:
@@ -102,6 +117,7 @@ class HoldStore:
                         " ($1, $2, $3, $4, 'DRAINING', $5, now() + make_interval(secs => $6::float8), $7, $8, $9)",
                         hold.id, job, hold.tenant, hold.product, reason, ttl, holder, grace, origin,
                     )  # fmt: skip
+                    await add_messages(connection, messages.get(hold.id, ()))
                 if job is not None and hold.subject:
                     await change_module(connection, job, hold.subject, phase="updating", stage="invoke")
             rows = await connection.fetch(
@@ -127,6 +143,11 @@ class HoldStore:
             if state != "DRAINING":
                 return None
             found = await is_quiet(connection, f"hold:{hold}", settle=settle)
+            if found.reached and await connection.fetchval(
+                "select true from outbox where subject = $1 and kind = 'push' and (expires is null or expires > now()) limit 1",
+                hold,
+            ):
+                found = Quiet(busy=("the module that is told",))
             if found.reached:
                 await connection.execute("update holds set state = 'HELD' where id = $1", hold)
                 await connection.execute("delete from quiet where subject = $1", f"hold:{hold}")
@@ -141,7 +162,9 @@ class HoldStore:
             await connection.execute("delete from quiet where subject = $1 and generation = $2", f"hold:{hold}", generation)
         return True
 
-    async def open(self, *, job: str, tenant: str, hold_ids: list[str], moves: list[Move], stage: str) -> float:
+    async def open(
+        self, *, job: str, tenant: str, hold_ids: list[str], moves: list[Move], stage: str, messages: Sequence[Message]
+    ) -> float:
         """RESUME by a job, with the switch of the bindings where asked for: one transaction. Again is fine.
 
         Args:
@@ -150,6 +173,7 @@ class HoldStore:
             hold_ids: The holds to remove, by their ids.
             moves: What happens to the bindings.
             stage: Stage of the job's lines from now on.
+            messages: Who is told.
 
         Returns:
             Seconds that the holds stood.
@@ -163,10 +187,13 @@ class HoldStore:
                 " select coalesce(max(extract(epoch from clock_timestamp() - since)), 0)::float8 from gone",
                 hold_ids,
             )
+            await _tell_resumed(connection, hold_ids, messages)
             await connection.execute("update jobs set held_seconds = held_seconds + $2 where id = $1", job, seconds)
         return float(seconds)
 
-    async def resume(self, hold: str, *, product: str, holder: str, override: bool) -> Literal["opened", "before"]:
+    async def resume(
+        self, hold: str, *, product: str, holder: str, override: bool, messages: Sequence[Message]
+    ) -> Literal["opened", "before"]:
         """RESUME by a module or an operator.
 
         Args:
@@ -174,6 +201,7 @@ class HoldStore:
             product: The product that the signal names.
             holder: Who sends it.
             override: Whether they may open what somebody else holds.
+            messages: Who is told.
 
         Raises:
             HeldByAnother: It is not theirs, or there was none.
@@ -191,8 +219,18 @@ class HoldStore:
                     f"RESUME is not allowed: hold {hold} on {row.product} is {row.state} by {row.holder}, who alone opens it", row
                 )
             await connection.execute("delete from holds where id = $1", hold)
+            await _tell_resumed(connection, [hold], messages)
             await connection.execute("insert into opened_holds (id, holder) values ($1, $2)", hold, row.holder)
         return "opened"
+
+
+async def _tell_resumed(connection: Connection, holds: Sequence[str], messages: Sequence[Message]) -> None:
+    """What was not told of the holds yet is not told any more: it must not arrive after the RESUME."""
+    await connection.execute(
+        "delete from outbox where kind = 'push' and payload -> 'body' ->> 'delay' = any($1)",
+        [f"/_/lifecycle/delays/{hold}" for hold in holds],
+    )
+    await add_messages(connection, messages)
 
 
 async def _stands(connection: Connection, hold: NewHold, holder: str) -> HoldRow | None:

@@ -82,10 +82,19 @@ class OutboxStore:
             )  # fmt: skip
         return [Delivery(**dict(row)) for row in rows]
 
+    async def add(self, messages: Sequence[Message]) -> None:
+        """Add messages; set `added` afterwards."""
+        async with self._database.transaction() as connection:
+            await add_messages(connection, messages)
+
     async def remove(self, message: str) -> None:
         """It was delivered, or is given up."""
         async with self._database.connection() as connection:
-            await connection.execute("delete from outbox where id = $1::uuid", message)
+            await connection.execute(
+                "with gone as (delete from outbox where id = $1::uuid returning kind, subject)"
+                " select pg_notify('uplift_nodes', '') from gone where kind = 'push' and subject <> ''",  # a hold waits for it
+                message,
+            )
 
     async def put_off(self, delivery: Delivery, *, seconds: float, error: str) -> None:
         """Try again later, or at its end to say that it is given up; unless somebody else has taken it meanwhile."""
