@@ -137,7 +137,7 @@ async def test_a_run_tells_the_enabled_version(site: Any, held: Any, until: Any)
 
 
 async def test_a_module_wide_hold_is_told_once(site: Any, held: Any, until: Any) -> None:
-    product, tenant, own, _ = held
+    product, _, own, _ = held
     await site.tenant(f"{product}-1.0.0")
     hold = (await signal(site, f"{product}-1.0.0", event="UPDATE"))["id"]
     assert (await site.runs.delay(hold, wait=10)).state == "HELD"
