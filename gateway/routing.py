@@ -235,9 +235,14 @@ class RoutingTable:
         return [*self.all_links(), *self.overlays.values()]
 
     def places_of(self, module: str) -> list[Place]:
-        """Where those wait who need an instance of a version. Those on a link that is held wait for its RESUME first."""
+        """Where those may wait who need an instance of a version.
+
+        On a link that is HELD all wait for its RESUME first; while it drains, parts of old work may wait there for an instance.
+        """
+        bound = [link for link in self._links.values() if link.module == module]
+        stars = [self.stars[product] for product in {link.product for link in bound} if product in self.stars]
         return [
-            *(link for link in self._links.values() if link.module == module and link.hold is Hold.OPEN),
+            *(link for link in (*bound, *stars) if link.hold is not Hold.HELD),
             *(route for route in self.overlays.values() if route.row.module == module),
         ]
 

@@ -66,7 +66,10 @@ async def links(call: Call) -> web.Response:
 
 
 async def delay(call: Call) -> web.Response:
-    """A hold, after waiting for at most `wait` seconds: DELAY, or RESUME when it is over; `for=holder`: when that may begin."""
+    """A hold, or a product without an instance, after waiting for at most `wait` seconds: DELAY, RESUME when it is over, MISSING.
+
+    With `for=holder` a hold is RESUME when its holder may begin.
+    """
     asks = call.query.get("for", "requester")
     if asks not in ("requester", "holder"):
         raise ApiError(400, f"Bad value for parameter for: {asks}; one of requester, holder")

@@ -318,7 +318,7 @@ async def test_disconnect_of_the_last_one_is_lost_and_its_requests_finish(site: 
     assert (await waiting).status_code == 200
 
 
-@pytest.mark.parametrize("how", ["RESUME", "registration"])
+@pytest.mark.parametrize("how", ["RESUME", "registration", "deployer"])
 async def test_who_says_that_it_is_well_gets_requests_at_once(new_site: Any, new_upstream: Any, until: Any, how: str) -> None:
     site = await new_site(probe_interval=1000)
     module = await new_upstream()
@@ -335,6 +335,10 @@ async def test_who_says_that_it_is_well_gets_requests_at_once(new_site: Any, new
     if how == "RESUME":
         wire = {"event": "RESUME", "instance": f"{product}-1.0.0-i"}
         assert (await site.http.post(f"/_/lifecycle/{product}-1.0.0", json=wire)).status_code == 200
+    elif how == "deployer":
+        wire = {"id": f"{product}-1.0.0-i", "module": f"{product}-1.0.0", "url": module.url, "node": "n", "generation": "2"}
+        found = await site.http.put(f"/_/versions/{product}-1.0.0/instances/{product}-1.0.0-i", json=wire)
+        assert found.status_code == 204
     else:
         wire = {"srvcId": f"{product}-1.0.0", "instId": f"{product}-1.0.0-i", "url": module.url}
         assert (await site.http.post("/_/discovery/modules", json=wire)).status_code == 201
@@ -505,6 +509,35 @@ async def test_a_parked_client_that_leaves_behind_its_body_takes_no_instance_out
 
 async def all_parked_of(site: Any, tenant: str, number: int) -> bool:
     return bool(await parked(site, tenant) == number)
+
+
+async def test_what_broke_off_under_a_hold_does_not_go_to_the_next_instance_of_the_old_version(
+    site: Any, raw_upstream: Any, upstream: Any, until: Any
+) -> None:
+    got: list[bytes] = []
+    leave = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        got.append(await head(reader))
+        await leave.wait()
+
+    module = await raw_upstream(serve)
+    tenant, product = await site.wired(module.url)
+    waiting = asyncio.create_task(site.get(tenant, f"/{product}"))
+    await until(lambda: got)
+    await add(site, product, upstream.url)
+    hold = f"hold-of-{tenant}"
+    wire = {"event": "UPDATE", "tenant": tenant, "hold": hold, "grace": 60}
+    assert (await site.http.post(f"/_/lifecycle/{product}-1.0.0", json=wire)).status_code == 202
+    leave.set()
+    await until(lambda: parked(site, tenant))
+    place = f"/_/lifecycle/delays/{hold}?for=holder&wait=10"
+    assert (await site.http.get(place)).json()["state"] == "HELD", "after what was loose has settled"
+    assert upstream.requests == []
+    wire = {"event": "RESUME", "hold": hold}
+    assert (await site.http.post(f"/_/lifecycle/{product}-1.0.0", json=wire)).status_code == 200
+    assert (await waiting).status_code == 200
+    assert len(upstream.requests) == 1
 
 
 # Waiting for the lease
