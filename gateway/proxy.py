@@ -84,6 +84,7 @@ class Proxy:
     def stop_parking(self) -> None:
         """Answer those parked DELAY, and whoever else would have to wait: the gateway is about to stop."""
         self._stopping = True
+        self._holds.let_all_go()
         for link in self._table.all_links():
             for waiter in link.take_waiters():
                 waiter.set_result(None)
