@@ -31,6 +31,7 @@ class Holds:
         self._problems = problems
         self._pushes = Pushes(platform)
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._going: list[list[Waiter]] = []
         platform.on_hold = self._follow
         platform.table.pool.on_effects = self._available
 
@@ -369,19 +370,29 @@ class Holds:
         """Let parked requests go in the order they came, at a bounded rate for all places together."""
         waiters = sorted((waiter for place in places for waiter in place.take_waiters()), key=lambda waiter: waiter.arrival)
         if waiters:
-            self._platform.drains.spawn(_let_go(waiters, self._platform.settings.release_rate))
+            self._going.append(waiters)
+            self._platform.drains.spawn(self._let_go(waiters, self._platform.settings.release_rate))
+
+    def let_all_go(self) -> None:
+        """Those that are being released go at once: the gateway is about to stop."""
+        for waiters in self._going:
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def _let_go(self, waiters: list[Waiter], rate: int) -> None:
+        batch = max(1, rate // 50)
+        try:
+            for position, waiter in enumerate(waiters, start=1):
+                if not waiter.done():
+                    waiter.set_result(None)
+                if position % batch == 0:
+                    await asyncio.sleep(batch / rate)
+        finally:
+            self._going = [others for others in self._going if others is not waiters]
 
     def _find(self, hold: str) -> Link | None:
         return next((link for link in self._platform.table.all_links() if link.hold_id == hold), None)
-
-
-async def _let_go(waiters: list[Waiter], rate: int) -> None:
-    batch = max(1, rate // 50)
-    for position, waiter in enumerate(waiters, start=1):
-        if not waiter.done():
-            waiter.set_result(None)
-        if position % batch == 0:
-            await asyncio.sleep(batch / rate)
 
 
 def _stands(link: Link, row: HoldRow) -> bool:

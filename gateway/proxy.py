@@ -91,6 +91,7 @@ class Proxy:
 
     def stop_parking(self) -> None:
         """Answer those parked DELAY, and whoever else would have to wait: the gateway is about to stop."""
+        self._holds.let_all_go()
         self._parking.stop()
 
     async def close(self) -> None:

@@ -20,7 +20,15 @@ from aiohttp import web
 from gateway_client import GatewayError
 
 LEASE = 3.0
-SHORT = {"lease": LEASE, "lease_renew": 0.2, "settle": 0.3, "database_timeout": 1.0, "grace": 20.0, "sweep_interval": 30.0}
+SHORT = {
+    "lease": LEASE,
+    "lease_renew": 0.2,
+    "settle": 0.3,
+    "database_timeout": 1.0,
+    "grace": 20.0,
+    "sweep_interval": 30.0,
+    "release_rate": 300,
+}
 NO_ANSWER = (httpx.HTTPError, OSError)
 
 
@@ -630,8 +638,9 @@ async def parked_is(wired: Wired, replica: Replica, number: int) -> bool:
     return await wired.parked(replica) == number
 
 
+@pytest.mark.parametrize("released", [False, True], ids=["parked", "being released"])
 async def test_parked_requests_are_all_answered_when_their_replica_leaves(
-    pair: tuple[Replica, Replica], upstream: Any, wire: Any, until: Any
+    pair: tuple[Replica, Replica], upstream: Any, wire: Any, until: Any, released: bool
 ) -> None:
     first, second = pair
     wired = await wire(first, upstream.url)
@@ -648,8 +657,11 @@ async def test_parked_requests_are_all_answered_when_their_replica_leaves(
 
         waiting = [asyncio.create_task(ask(number)) for number in range(1000)]
         await until(lambda: parked_is(wired, second, 1000), within=30)
+        if released:
+            await first.resume(wired.module, hold)
         second.send(signal.SIGTERM)
-        await first.resume(wired.module, hold)
+        if not released:
+            await first.resume(wired.module, hold)
         answers = Counter(await asyncio.gather(*waiting))
     assert set(answers) <= {"served", "503 DELAY"}, answers
     assert answers.total() == 1000
