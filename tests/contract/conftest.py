@@ -19,12 +19,6 @@ from gateway_client.testing import Handler, InMemoryGateway
 _REAL = Path(__file__).parents[1] / "integration" / "gateway" / "conftest.py"
 _numbers = itertools.count(1)
 PATIENCE = 15.0
-_NOT_YET = {
-    "test_when_the_last_instance_has_left_requests_wait_for_the_next_one": "availability LOST: the gateway says MISSING at once",
-    "test_the_module_and_those_that_depend_on_it_are_told": "the gateway does not push yet",
-    "test_problems_are_listed": "the route is not there yet",
-}
-"""What the real gateway does not do yet. Strict: a test that passes must leave this list."""
 
 
 class Ground:
@@ -148,9 +142,6 @@ async def real_site(postgres_dsn: Callable[[], str]) -> AsyncIterator[Any]:
     spec.loader.exec_module(real)
     running = await asyncio.to_thread(real.Running(await asyncio.to_thread(postgres_dsn)).start)
     site = real.Site(running.url, running.dsn, running=running)
-    async with httpx.AsyncClient(base_url=running.url, trust_env=False) as http:
-        probe = await http.post("/_/lifecycle/probe-1.0.0", json={"event": "RESUME", "instance": "probe"})
-    site.ready = not (probe.status_code == 404 and "No suitable module found" in probe.text)
     yield site
     await site.close()
     await asyncio.to_thread(running.stop)
@@ -166,8 +157,6 @@ async def memory_ground() -> AsyncIterator[Ground]:
 @pytest.fixture
 async def real_ground(real_site: Any) -> AsyncIterator[Ground]:
     """The real gateway."""
-    if not real_site.ready:
-        pytest.skip("route not there yet: POST /_/lifecycle/{moduleId}")
     async with contextlib.aclosing(_Real(real_site)) as made:
         yield made
 
@@ -175,8 +164,6 @@ async def real_ground(real_site: Any) -> AsyncIterator[Ground]:
 @pytest.fixture(params=["memory", "real"])
 def ground(request: pytest.FixtureRequest) -> Ground:
     """Each gateway in turn."""
-    if request.param == "real" and (reason := _NOT_YET.get(request.node.originalname)):
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     made: Ground = request.getfixturevalue(f"{request.param}_ground")
     return made
 

@@ -29,7 +29,6 @@ class Platform:
 
     url: str
     enable: Callable[[str], Awaitable[str]]
-    pushes: bool
 
 
 @dataclass(kw_only=True)
@@ -60,7 +59,7 @@ async def in_memory() -> AsyncIterator[Platform]:
             gateway.enable("diku", module)
             return "diku"
 
-        yield Platform(url=url, enable=enable, pushes=True)
+        yield Platform(url=url, enable=enable)
 
 
 @pytest.fixture
@@ -75,10 +74,7 @@ async def real(postgres_dsn: Callable[[], str]) -> AsyncIterator[Platform]:
     running = await asyncio.to_thread(module.Running(await asyncio.to_thread(postgres_dsn)).start)
     site = module.Site(running.url, running.dsn, running=running)
     try:
-        probe = await site.http.post("/_/lifecycle/probe-1.0.0", json={"event": "RESUME", "instance": "probe"})
-        if probe.status_code == 404 and "No suitable module found" in probe.text:
-            pytest.skip("route not there yet: POST /_/lifecycle/{moduleId}")
-        yield Platform(url=running.url, enable=site.tenant, pushes=False)
+        yield Platform(url=running.url, enable=site.tenant)
     finally:
         await site.close()
         await asyncio.to_thread(running.stop)
@@ -137,9 +133,7 @@ async def test_it_registers_serves_updates_itself_and_leaves(notes: Notes) -> No
     assert (await notes.ask(tenant, headers={"X-Okapi-Lifecycle": "delay"})).status_code == 503
 
 
-async def test_it_is_told_of_its_own_update(notes: Notes, platform: Platform, request: pytest.FixtureRequest) -> None:
-    if not platform.pushes:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="the gateway does not push yet"))
+async def test_it_is_told_of_its_own_update(notes: Notes, platform: Platform) -> None:
     tenant = await platform.enable("mod-notes-1.0.0")
     answer = await notes.http.post(f"{notes.url}/admin/migration", headers={"X-Okapi-Tenant": tenant})
     assert answer.status_code == 200, answer.text

@@ -222,7 +222,7 @@ async def test_what_is_written_at_one_replica_is_there_at_the_other_at_once(
         assert (await there.site.http.get(f"/_/lifecycle/routing/{tenant}")).json() == {"routing": "newest"}
         gone = await here.site.http.post(f"/_/lifecycle/{module}", json={"event": "DISCONNECT", "instance": f"{module}-i"})
         assert gone.json() == {"instance": f"{module}-i", "inFlight": 0}
-        assert (await there.site.get(tenant, f"/{product}")).headers["X-Okapi-Lifecycle"] == "MISSING"
+        assert (await there.site.get(tenant, f"/{product}", Prefer="wait=0")).headers["X-Okapi-Lifecycle"] == "DELAY"
 
 
 async def test_a_hold_is_set_at_one_replica_seen_at_the_other_and_opened_there(
