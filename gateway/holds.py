@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any, Literal
@@ -31,7 +32,7 @@ class Holds:
         self._problems = problems
         self._pushes = Pushes(platform)
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._going: list[list[Waiter]] = []
+        self._going: list[Place] = []
         platform.on_hold = self._follow
         platform.table.pool.on_effects = self._available
 
@@ -367,32 +368,46 @@ class Holds:
         return max(0.0, until - asyncio.get_running_loop().time())
 
     def release(self, *places: Place) -> None:
-        """Let parked requests go in the order they came, at a bounded rate for all places together."""
-        waiters = sorted((waiter for place in places for waiter in place.take_waiters()), key=lambda waiter: waiter.arrival)
-        if waiters:
-            self._going.append(waiters)
-            self._platform.drains.spawn(self._let_go(waiters, self._platform.settings.release_rate))
+        """Let parked requests go in the order they came, at a bounded rate for all places together.
+
+        Requests to the same products that come meanwhile queue up behind them.
+        """
+        queue = Place(waiters=deque(sorted((each for place in places for each in place.take_waiters()), key=_arrival)))
+        if queue.waiters:
+            products = frozenset(place.product for place in places if isinstance(place, Link))
+            self._going.append(queue)
+            self._platform.table.releasing |= dict.fromkeys(products, queue)
+            self._platform.drains.spawn(self._let_go(queue, products))
 
     def let_all_go(self) -> None:
         """Those that are being released go at once: the gateway is about to stop."""
-        for waiters in self._going:
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+        for queue in self._going:
+            queue.wake()
 
-    async def _let_go(self, waiters: list[Waiter], rate: int) -> None:
+    async def _let_go(self, queue: Place, products: frozenset[str]) -> None:
+        rate = self._platform.settings.release_rate
         batch = max(1, rate // 50)
         try:
-            for position, waiter in enumerate(waiters, start=1):
-                if not waiter.done():
-                    waiter.set_result(None)
-                if position % batch == 0:
-                    await asyncio.sleep(batch / rate)
+            while queue.waiters:
+                for _ in range(min(batch, len(queue.waiters))):
+                    waiter = queue.waiters.popleft()
+                    if not waiter.done():
+                        waiter.set_result(None)
+                await asyncio.sleep(batch / rate)
         finally:
-            self._going = [others for others in self._going if others is not waiters]
+            queue.wake()
+            self._going.remove(queue)
+            releasing = self._platform.table.releasing
+            for product in products:
+                if releasing.get(product) is queue:
+                    del releasing[product]
 
     def _find(self, hold: str) -> Link | None:
         return next((link for link in self._platform.table.all_links() if link.hold_id == hold), None)
+
+
+def _arrival(waiter: Waiter) -> int:
+    return waiter.arrival
 
 
 def _stands(link: Link, row: HoldRow) -> bool:

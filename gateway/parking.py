@@ -52,6 +52,7 @@ class Parking:
             or here >= settings.parked_per_tenant
             or table.parked_total >= settings.parked_total
             or table.parked_bytes + kept > settings.parked_bytes
+            or table.parked_bytes_by_tenant.get(tenant, 0) + kept > settings.parked_bytes_per_tenant
         ):
             return False
         waiter = Waiter(arrival)
@@ -59,6 +60,7 @@ class Parking:
         table.parked_total += 1
         table.parked_bytes += kept
         table.parked_by_tenant[tenant] = here + 1
+        table.parked_bytes_by_tenant[tenant] = table.parked_bytes_by_tenant.get(tenant, 0) + kept
         paused = request.body_exists and not request.content.is_eof()
         if paused:
             request.protocol.pause_reading()
@@ -74,8 +76,9 @@ class Parking:
             table.parked_total -= 1
             table.parked_bytes -= kept
             table.parked_by_tenant[tenant] -= 1
+            table.parked_bytes_by_tenant[tenant] -= kept
             if not table.parked_by_tenant[tenant]:
-                del table.parked_by_tenant[tenant]
+                del table.parked_by_tenant[tenant], table.parked_bytes_by_tenant[tenant]
             if not waiter.done():
                 waiter.cancel()
                 with contextlib.suppress(ValueError):

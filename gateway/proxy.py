@@ -160,6 +160,9 @@ class Proxy:
                 reply = gate.reply(availability)
             if reply is Reply.PASS or (gate is not None and gate.hold is Hold.DRAINING and self._descends(request, tenant)):
                 if availability is Availability.UP:
+                    if passage.arrival is None and (queue := table.releasing.get(product)) is not None:
+                        await self._queue_up(request, queue, passage)
+                        continue
                     way = place if gate is None else table.link(tenant, product)
                     if (answered := await self._forward(request, way, module, passage)) is not None:
                         return answered
@@ -219,6 +222,12 @@ class Proxy:
         passage.expired = not await self._parking.wait(
             request, place, tenant=passage.tenant, deadline=passage.deadline, arrival=passage.arrival
         )
+
+    async def _queue_up(self, request: web.BaseRequest, queue: Place, passage: Passage) -> None:
+        """Go behind those that waited longer and are being let go; without room or patience, not."""
+        passage.arrival = next_arrival()
+        passage.deadline = self._loop.time() + self._patience(request)
+        await self._parking.wait(request, queue, tenant=passage.tenant, deadline=passage.deadline, arrival=passage.arrival)
 
     def _patience(self, request: web.BaseRequest) -> float:
         """Seconds that a requester wants to be parked (RFC 7240 `Prefer: wait`), within the server's limit."""

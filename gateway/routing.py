@@ -45,6 +45,9 @@ class RoutingTable:
         self.parked_total = 0
         self.parked_bytes = 0
         self.parked_by_tenant: dict[str, int] = {}
+        self.parked_bytes_by_tenant: dict[str, int] = {}
+        self.releasing: dict[str, Place] = {}
+        """Queues of requests that are being let go, by product."""
         self._leaving: list[Flow] = []
         self._links: dict[tuple[str, str], Link] = {}
         self._matchers: dict[tuple[str, ...], Matcher] = {}

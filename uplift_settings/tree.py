@@ -52,6 +52,9 @@ class GatewaySettings(_Group):
     grace: Seconds = Field(10.0, description="Seconds that old in-flight requests get after UPDATE before they are cut.")
     settle: Seconds = Field(5.0, description="Seconds to wait for work whose connection is gone and that nobody can see.")
     parked_per_tenant: int = Field(2_000, ge=0, description="Requests parked per tenant; beyond it 503 at once.")
+    parked_bytes_per_tenant: int = Field(
+        128 * 2**20, ge=0, description="Bytes that a tenant's parked requests may keep in read buffers; beyond it 503 at once."
+    )
     parked_total: int = Field(20_000, ge=0, description="Requests parked in all, about 15 kB each; beyond it 503 at once.")
     parked_bytes: int = Field(
         512 * 2**20,

@@ -109,6 +109,21 @@ async def test_resume_releases_in_the_order_they_came(new_site: Any, name: Any, 
     assert [request.raw_path for request in two[0].requests] == [f"/{m.product}/{number}" for number in range(20)]
 
 
+async def test_who_comes_during_a_release_goes_behind_those_who_waited(new_site: Any, name: Any, two: Any, until: Any) -> None:
+    m = await moving(await new_site(release_rate=10), name, two[0].url, two[1].url)
+    await m.job.held(m.new)
+    waiting = []
+    for number in range(8):
+        waiting.append(m.begin(f"/{number}"))
+        await until(lambda number=number: m.parked(number + 1))
+    await m.job.resume(m.new)
+    await until(lambda: two[0].requests)
+    assert len(two[0].requests) < 8
+    assert (await m.ask("/late")).status_code == 200
+    await asyncio.gather(*waiting)
+    assert [request.raw_path for request in two[0].requests] == [f"/{m.product}/{number}" for number in (*range(8), "late")]
+
+
 async def test_a_switch_takes_the_parked_requests_to_the_new_version(site: Any, name: Any, two: Any, until: Any) -> None:
     m = await moving(site, name, two[0].url, two[1].url)
     await m.job.held(m.new)
@@ -322,8 +337,11 @@ async def test_beyond_the_limits_it_is_delay_at_once(new_site: Any, name: Any, t
     assert [answer.status_code for answer in await asyncio.gather(*waiting[1:])] == [200, 200, 200]
 
 
-async def test_beyond_the_bytes_it_is_delay_at_once(new_site: Any, name: Any, two: Any, until: Any) -> None:
-    m = await moving(await new_site(parked_bytes=3000), name, two[0].url, two[1].url)
+@pytest.mark.parametrize(
+    "limit", [{"parked_bytes": 3000}, {"parked_bytes_per_tenant": 3000}], ids=["parked_bytes", "parked_bytes_per_tenant"]
+)
+async def test_beyond_the_bytes_it_is_delay_at_once(new_site: Any, name: Any, two: Any, until: Any, limit: Any) -> None:
+    m = await moving(await new_site(**limit), name, two[0].url, two[1].url)
     await m.job.held(m.new)
     wire = f"POST /{m.product} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {m.tenant}\r\nContent-Length: 2500\r\n\r\n".encode()
     first, writer = await m.site.connect()
