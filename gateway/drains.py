@@ -5,7 +5,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from gateway.store import DatabaseError, NodeStore
+from gateway.store import NodeStore
 
 _log = logging.getLogger(__name__)
 _RETRY = 0.5
@@ -49,7 +49,7 @@ class Drains:
         while True:
             try:
                 await self._nodes.say_quiet(subject, self._generation)
-            except DatabaseError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is: others wait for this
                 _log.warning("cannot say that nothing is at work on %s, trying again: %s", subject, error)
                 await asyncio.sleep(_RETRY)
             else:

@@ -330,7 +330,7 @@ class Holds:
                     await self._platform.catch_up()
                     return
                 await membership.wait(notice, min(found.loose, _RETRY) or _RETRY)
-            except DatabaseError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is: a drain that gave up would hold the link for good
                 _log.warning("cannot write that %s is held, trying again: %s", row.id, error)
                 await asyncio.sleep(_RETRY)
 

@@ -170,6 +170,7 @@ class Membership:
     async def all_heard(self) -> None:
         """Wait until every other replica was heard of a moment ago, or its lease has run out: what follows will be quick."""
         silent = 2 * self._settings.lease_renew
+        told: list[str] = []
         while not self.alone:
             notice = self.notice
             late = [
@@ -177,7 +178,9 @@ class Membership:
             ]
             if not late:
                 return
-            _log.warning("waiting for replicas that are not heard of: %s", ", ".join(late))
+            if late != told:
+                _log.warning("waiting for replicas that are not heard of: %s", ", ".join(late))
+                told = late
             await self.wait(notice, _LOOK_AGAIN)
 
     async def barrier(self, *, within: float | None = None) -> bool:

@@ -131,7 +131,7 @@ async def database(postgres_dsn: Any) -> AsyncIterator[Database]:
     await made.close()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 @given(steps=STEPS)
 async def test_replicas_that_follow_end_with_what_a_fresh_one_loads(database: Database, steps: list[Any]) -> None:
     async with database.transaction() as connection:
