@@ -32,6 +32,7 @@ from gateway_client import (
 )
 from module_data import PostgresData
 from upgrade_core.plan import Change, Kind
+from upgrade_core.protocol import Hold
 from upgrade_core.runs import MODULE_VERSION, ModuleVersionRequest, module_run_id
 from uplift_settings import read_secret
 from uplift_settings.tree import DataSettings, DeploySettings
@@ -128,6 +129,8 @@ class GatewayActivities(GatewaySteps):
                     now = state
                     while now.lifecycle == "DELAY":
                         now = await self._gateway.delay(state.id, wait=_LOOK)
+                    if now.state != Hold.HELD:
+                        raise final(f"hold {state.id} was opened by somebody else before the update began", "HoldGone")
                     loose = loose or now.loose
                 if loose:
                     await self._wait_quiet(request.quiet)

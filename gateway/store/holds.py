@@ -218,6 +218,10 @@ class HoldStore:
                 raise HeldByAnother(
                     f"RESUME is not allowed: hold {hold} on {row.product} is {row.state} by {row.holder}, who alone opens it", row
                 )
+            if row.job is not None and await connection.fetchval("select state <> 'ended' from jobs where id = $1", row.job):
+                raise HeldByAnother(
+                    f"hold {hold} belongs to job {row.job}, which is at work: abort it, and it opens the hold", row
+                )
             await connection.execute("delete from holds where id = $1", hold)
             await _tell_resumed(connection, [hold], messages)
             await connection.execute("insert into opened_holds (id, holder) values ($1, $2)", hold, row.holder)

@@ -411,7 +411,7 @@ async def test_disconnect_lets_the_instance_finish_and_sends_it_nothing_new(wire
     await until(lambda: upstream.requests)
     leaving = asyncio.create_task(wired.signal("DISCONNECT", instance=wired.instance))
     await until(lambda: gone(wired))
-    assert (await wired.ask()).headers["X-Okapi-Lifecycle"] == "DELAY"
+    assert (await wired.ask(Prefer="wait=0")).headers["X-Okapi-Lifecycle"] == "DELAY"
     assert not leaving.done()
     upstream.gate.set()
     assert (await old).status_code == 200
