@@ -12,7 +12,7 @@ from gateway.store.problems import ProblemRow
 from gateway_client import HoldState
 from upgrade_core.errors import UpliftError
 from upgrade_core.ids import product_of
-from upgrade_core.protocol import Hold
+from upgrade_core.protocol import Availability, Hold
 
 MAX_WAIT = 60.0
 """Longest wait of one call, in seconds: proxies in between close silent connections after about a minute."""
@@ -38,13 +38,15 @@ async def signal(call: Call) -> web.Response:
 
 
 async def links(call: Call) -> web.Response:
-    """The links that are held, in flight or parked on; with `tenant=` those of one tenant, and those of all."""
+    """The links that are held, not UP, in flight or parked on; with `tenant=` those of one tenant, and those of all."""
     wanted = call.query.get("tenant")
     found = []
     for link in call.platform.table.all_links():
         if wanted not in (None, link.tenant) and not link.every_tenant:
             continue
-        if link.hold is Hold.OPEN and not link.flow.in_flight and not link.waiters:
+        availability = call.platform.table.availability(link.module) if link.module else None
+        is_up = availability in (None, Availability.UP)
+        if link.hold is Hold.OPEN and is_up and not link.flow.in_flight and not link.waiters:
             continue
         row = link.row
         found.append(
@@ -53,6 +55,7 @@ async def links(call: Call) -> web.Response:
                 "product": link.product,
                 "module": link.module,
                 "hold": link.hold,
+                "availability": availability,
                 "holdId": link.hold_id or None,
                 "holder": row.holder if row else None,
                 "reason": row.reason if row else None,
