@@ -81,9 +81,12 @@ class LinkState(_Answer):
     product: str
     module: str | None = None
     hold: str
+    availability: str | None = None
     hold_id: str | None = None
     holder: str | None = None
+    reason: str | None = None
     since: datetime | None = None
+    until: datetime | None = None
     in_flight: int = 0
     parked: int = 0
 
