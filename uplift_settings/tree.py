@@ -53,7 +53,7 @@ class GatewaySettings(_Group):
     settle: Seconds = Field(5.0, description="Seconds to wait for work whose connection is gone and that nobody can see.")
     parked_per_tenant: int = Field(2_000, ge=0, description="Requests parked per tenant; beyond it 503 at once.")
     parked_bytes_per_tenant: int = Field(
-        128 * 2**20, ge=0, description="Bytes that a tenant's parked requests may keep in read buffers; beyond it 503 at once."
+        256 * 2**20, ge=0, description="Bytes that a tenant's parked requests may keep in read buffers; beyond it 503 at once."
     )
     parked_total: int = Field(20_000, ge=0, description="Requests parked in all, about 15 kB each; beyond it 503 at once.")
     parked_bytes: int = Field(

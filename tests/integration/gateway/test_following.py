@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.holds import Holds
 from gateway.platform import Platform
+from gateway.problems import Problems
 from gateway.store import Conflict, Database, DatabaseError, InstanceRow, Move, NewHold, TenantRow
 from gateway.store.moves import make_move
 from uplift_settings.tree import GatewaySettings
@@ -30,7 +31,7 @@ class Replica:
         self.platform = Platform(
             database=database, settings=GatewaySettings(settle=0), url="", ui_url="", namespace="default", node="n"
         )
-        self.holds = Holds(self.platform)
+        self.holds = Holds(self.platform, Problems(self.platform))
 
     def picture(self) -> dict[str, Any]:
         """All that routing depends on."""
