@@ -9,12 +9,14 @@ from typing import Literal
 from gateway.links import Flow, Link
 from gateway.platform import Platform
 from gateway.store import EVERY_TENANT, Changed, DatabaseError, HoldRow, Move, NewHold
+from gateway.timings import Timings
 from gateway_client import HoldRequest, HoldState, OpenRequest
 from upgrade_core.ids import step_key
 from upgrade_core.protocol import Effect, Hold, Signal
 
 _log = logging.getLogger(__name__)
 _RETRY = 0.5
+_HELD_BOUNDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0)
 
 
 class Holds:
@@ -23,6 +25,8 @@ class Holds:
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.ended = Timings(_HELD_BOUNDS)
+        """How long links were held that are not any more."""
         platform.on_hold = self._follow
 
     async def set(self, *, job: str, tenant: str, request: HoldRequest) -> tuple[HoldState, ...]:
@@ -174,6 +178,7 @@ class Holds:
         if timer is not None:
             timer.cancel()
         link.row, link.overdue = None, False
+        self.ended.add(asyncio.get_running_loop().time() - link.held_from)
         if Effect.RELEASE in link.apply(Signal.RESUME):
             self.release(link)
 

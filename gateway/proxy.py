@@ -23,6 +23,7 @@ from yarl import URL
 from gateway.holds import Holds
 from gateway.links import Exchange, Link
 from gateway.membership import Membership
+from gateway.observation import outgoing, routed
 from gateway.platform import Platform
 from gateway.replies import delay, missing, problem, say_continue
 from gateway.routing import OverlayRoute
@@ -139,6 +140,7 @@ class Proxy:
             )
             if entry is None:
                 return problem(404, "No suitable module found for path and tenant", tenant=tenant)
+            routed(entry.module, tenant)
             if entry.product in inside:
                 return await self._forward(request, inside[entry.product], entry.module, tenant, target, url)
             link = table.link(tenant, entry.product)
@@ -201,6 +203,7 @@ class Proxy:
         waiter: asyncio.Future[None] = self._loop.create_future()
         link.waiters.append(waiter)
         table.parked_total += 1
+        table.parkings += 1
         table.parked_bytes += kept
         table.parked_by_tenant[link.tenant] = here + 1
         paused = request.body_exists and not request.content.is_eof()
@@ -342,6 +345,7 @@ class Proxy:
         chain = incoming.get(_REQUEST_ID)
         own = f"{exchange.id}/{target.partition('?')[0].split('/', 2)[1]}"
         headers[_REQUEST_ID] = own if chain is None else f"{chain};{own}"
+        outgoing(headers)
         body = None
         if request.body_exists and not request.content.at_eof():
             say_continue(request)
