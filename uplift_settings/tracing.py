@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from uplift_settings.load import SettingsError
 from uplift_settings.tree import TracingSettings
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 TRACEPARENT = "traceparent"
 """Header and carrier key of W3C Trace Context: which span something is a part of."""
 _STATE = "tracestate"
+
+
+class HasHeaders(Protocol):
+    """A request that is about to be sent."""
+
+    @property
+    def headers(self) -> MutableMapping[str, str]:
+        """Its headers."""
 
 
 class Tracing:
@@ -43,9 +51,9 @@ class Tracing:
         """Make what is sent with these headers a part of a span."""
         self._words.inject(headers, self._trace.set_span_in_context(span))
 
-    def put_current(self, headers: MutableMapping[str, str]) -> None:
-        """As `put`, with the span that the task is in, if it is in one."""
-        self._words.inject(headers)
+    async def on_request(self, request: HasHeaders) -> None:
+        """A hook of httpx: what is sent becomes a part of the span that the task is in, if it is in one."""
+        self._words.inject(request.headers)
 
     @contextmanager
     def continued(self, traceparent: str) -> Iterator[None]:

@@ -96,7 +96,10 @@ async def _serve(settings: Settings) -> None:
     await register_search_attributes(temporal)
     token = read_secret(settings.worker.gateway_token, what="worker.gateway_token") if settings.worker.gateway_token else ""
     async with contextlib.AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(GatewayClient(url=settings.worker.gateway_url, token=token))
+        on_request = None if tracing is None else tracing.on_request
+        gateway = await stack.enter_async_context(
+            GatewayClient(url=settings.worker.gateway_url, token=token, on_request=on_request)
+        )
         deployer = ProcessDeployer(settings=settings.deploy, folder=settings.home_folder / "instances")
         instances = NodeInstances(gateway=gateway, deployer=deployer, node=settings.worker.node)
         steps = build_gateway_steps(settings, temporal=temporal, gateway=gateway)
@@ -107,7 +110,8 @@ async def _serve(settings: Settings) -> None:
             interval=settings.worker.keeper_interval,
             prune_every=settings.snapshots.prune_every,
         )
-        for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances, steps=steps):
+        calls = ModuleCalls(gateway=gateway, settings=settings.init, on_request=on_request)
+        for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances, steps=steps, calls=calls):
             await stack.enter_async_context(worker)
         keeping = asyncio.create_task(keeper.run())
         ready.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +138,13 @@ def build_gateway_steps(settings: Settings, *, temporal: Client, gateway: Gatewa
 
 
 def build_workers(
-    settings: Settings, *, temporal: Client, gateway: GatewayClient, instances: NodeInstances, steps: GatewayActivities
+    settings: Settings,
+    *,
+    temporal: Client,
+    gateway: GatewayClient,
+    instances: NodeInstances,
+    steps: GatewayActivities,
+    calls: ModuleCalls,
 ) -> tuple[Worker, Worker]:
     """The worker of the common queue, and the one of this node's own queue."""
     queue = settings.temporal.task_queue
@@ -149,7 +159,7 @@ def build_workers(
     init = TenantInitActivities(
         gateway=gateway,
         temporal=temporal,
-        calls=ModuleCalls(gateway=gateway, settings=settings.init),
+        calls=calls,
         init=settings.init,
         data=settings.data,
         snapshots=settings.snapshots,

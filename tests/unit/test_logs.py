@@ -18,9 +18,11 @@ def logged() -> Callable[..., str]:
         stream = io.StringIO()
         handler = logging.StreamHandler(stream)
         handler.setFormatter(formatter)
-        logger = logging.Logger("part", logging.DEBUG)
+        logger = logging.getLogger("part")
+        logger.setLevel(logging.DEBUG)
         logger.addHandler(handler)
         say(logger)
+        logger.removeHandler(handler)
         return stream.getvalue()
 
     return write
@@ -32,7 +34,7 @@ def about() -> dict[str, str]:
 
 def fail(logger: logging.Logger) -> None:
     try:
-        raise ValueError("odd")
+        int("odd")
     except ValueError:
         logger.exception("it failed")
 
@@ -62,4 +64,4 @@ def test_a_json_line_is_one_object(logged: Callable[..., str]) -> None:
 
 def test_a_json_line_holds_the_trace_of_an_error(logged: Callable[..., str]) -> None:
     line = json.loads(logged(JsonLines(), fail))
-    assert line["error"].splitlines()[-1] == "ValueError: odd"
+    assert line["error"].splitlines()[-1] == "ValueError: invalid literal for int() with base 10: 'odd'"

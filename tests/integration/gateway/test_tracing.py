@@ -190,3 +190,4 @@ async def test_request_job_and_run_share_a_trace(traced, collector, temporal, wo
     assert (started.parent, started.attributes["temporalWorkflowID"]) == (request.id, job)
     assert (run.parent, run.service) == (started.id, "uplift-worker")
     assert begin.service == "uplift-worker"
+    assert [span.service for span in collector.spans if span.parent == begin.id] == ["uplift-gateway"]
