@@ -65,7 +65,7 @@ _ROWS: tuple[tuple[str, Kind, str, str], ...] = (
     ("hold_seconds", "histogram", "", "Seconds for which links were held that are not any more."),
     (
         "instances", "gauge", "module state",
-        "Instances by module id and state; a module that is enabled for a tenant and has none stands at 0.",
+        "Instances by module id, `in_service` or `out_of_service`; a module that is enabled for a tenant and has none is at 0.",
     ),
     ("epoch", "gauge", "", "Number of the last change that this replica routes by."),
     ("epoch_lag", "gauge", "", "Changes that were in Postgres at the last renewal of the lease and are not applied here."),
@@ -85,10 +85,10 @@ FAMILIES = {name: Family(name=name, kind=kind, labels=tuple(labels.split()), mea
 
 def instance_states(table: RoutingTable) -> dict[tuple[str, ...], float]:
     """How many instances there are, by module id and state."""
-    found: dict[tuple[str, ...], float] = {(module, "UP"): len(rows) for module, rows in table.instances.items()}
+    found: dict[tuple[str, ...], float] = {(module, "in_service"): len(rows) for module, rows in table.instances.items()}
     for bound in table.bindings.values():
         for module in bound.values():
-            found.setdefault((module, "UP"), 0)
+            found.setdefault((module, "in_service"), 0)
     return found
 
 

@@ -90,7 +90,7 @@ async def test_requests_are_counted_by_module_and_class_of_status(watched, upstr
     assert await watcher.value("requests_total", module="none", status="4xx") == 1
     assert await watcher.value("request_seconds_count", module=module) == 3
     assert await watcher.value("request_seconds_bucket", module=module, le="+Inf") == 3
-    assert await watcher.value("instances", module=module, state="UP") == 1
+    assert await watcher.value("instances", module=module, state="in_service") == 1
     assert await watcher.value("admin_requests_total", status="2xx") > 0
 
 
@@ -165,7 +165,7 @@ async def test_a_module_that_is_enabled_without_an_instance_stands_at_zero(watch
     module = await site.register(f"{name('m')}-1.0.0")
     tenant = await site.tenant(module)
     assert (await site.get(tenant, f"/{module.split('-')[0]}/x")).status_code == 503
-    assert await watcher.value("instances", module=module, state="UP") == 0
+    assert await watcher.value("instances", module=module, state="in_service") == 0
     assert await watcher.value("delays_total", reply="MISSING") == 1
 
 
