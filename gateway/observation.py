@@ -201,11 +201,17 @@ class Observation:
     def _end(self, current: Current, request: web.BaseRequest, status: int, seconds: float) -> None:
         path = _shown(request.raw_path)
         if (span := current.span) is not None:
-            span.set_attributes({"http.request.method": request.method, "url.path": path, "uplift.request_id": current.id})
+            known = {
+                "http.request.method": request.method,
+                "url.path": path,
+                "uplift.request_id": current.id,
+                "uplift.module": current.module,
+                "uplift.tenant": current.tenant,
+                "uplift.job": current.job,
+            }
+            span.set_attributes({key: _as_utf8(value) for key, value in known.items() if value})
             if current.module:
                 span.update_name(f"{request.method} {current.module}")
-            known = {"uplift.module": current.module, "uplift.tenant": current.tenant, "uplift.job": current.job}
-            span.set_attributes({key: value for key, value in known.items() if value})
             if status:
                 span.set_attribute("http.response.status_code", status)
             if not status or status >= _ERRORS:
@@ -214,6 +220,11 @@ class Observation:
         if self._access_log:
             more = {"method": request.method, "path": path, "status": status, "milliseconds": round(seconds * 1_000, 1)}
             _access.info("%s %s %s %.1f ms", request.method, path, status or "left", seconds * 1_000, extra={"facts": more})
+
+
+def _as_utf8(text: str) -> str:
+    """Text that can be sent: clients may put any bytes into headers, and one bad span would lose its whole batch."""
+    return text.encode(errors="replace").decode()
 
 
 def _shown(target: str) -> str:

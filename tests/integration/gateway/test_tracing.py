@@ -114,6 +114,16 @@ async def test_a_request_without_a_trace_begins_one(traced, collector, upstream,
     assert (found.id, found.parent) == (span, "")
 
 
+async def test_a_header_of_any_bytes_does_not_lose_the_span(traced, collector, upstream, until) -> None:
+    site = await traced()
+    tenant, product = await site.wired(upstream.url)
+    reader, writer = await site.connect()
+    head = f"GET /{product}/x HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {tenant}\r\ntraceparent: {FROM_CLIENT['traceparent']}\r\n"
+    writer.write(head.encode() + b"X-Okapi-Request-Id: \xff\x80\r\n\r\n")
+    assert b"200" in await reader.readline()
+    assert (await until(lambda: collector.named(f"GET {product}-1.0.0")))[0].attributes["uplift.request_id"].startswith("??;")
+
+
 async def test_a_trace_that_its_client_does_not_keep_is_not_sent(traced, collector, upstream, until) -> None:
     site = await traced()
     tenant, product = await site.wired(upstream.url)
