@@ -1,6 +1,7 @@
 """HTTP calls to instances of modules, as the system: tenant init and its jobs."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import httpx
 
@@ -26,15 +27,23 @@ class ModuleCalls:
     Args:
         gateway: Knows the instances.
         settings: Clocks.
+        on_request: Called with each request before it is sent; may add headers, such as a trace's.
     """
 
-    def __init__(self, *, gateway: GatewayClient, settings: InitSettings) -> None:
+    def __init__(
+        self,
+        *,
+        gateway: GatewayClient,
+        settings: InitSettings,
+        on_request: Callable[[httpx.Request], Awaitable[None]] | None = None,
+    ) -> None:
         self._gateway = gateway
         self._settings = settings
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(connect=5, write=60, pool=None, read=settings.synchronous_max),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=50, keepalive_expiry=3),
             trust_env=False,
+            event_hooks={"request": [on_request] if on_request is not None else []},
         )
 
     async def instance(self, module: str, *, prefer: str = "") -> Instance | None:

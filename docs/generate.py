@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gateway import metrics
 from upgrade_core.protocol_docs import with_tables
 from uplift_cli.config_command import reference_page
 
@@ -13,6 +14,7 @@ def pages() -> dict[Path, str]:
     protocol = FOLDER / "explanation" / "protocol.md"
     return {
         FOLDER / "reference" / "settings.md": reference_page(),
+        FOLDER / "reference" / "metrics.md": metrics.reference_page(),
         protocol: with_tables(protocol.read_text(encoding="utf-8")),
     }
 

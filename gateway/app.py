@@ -14,8 +14,11 @@ from gateway.departure import Departure
 from gateway.health import Health
 from gateway.holds import Holds
 from gateway.jobs import Jobs
+from gateway.metrics import Metrics
+from gateway.metrics_port import MetricsPort
 from gateway.newest import Newest
 from gateway.notifiers import load_notifiers
+from gateway.observation import Observation, about
 from gateway.outbox import Outbox
 from gateway.pipelines import Pipelines
 from gateway.platform import Platform
@@ -23,6 +26,7 @@ from gateway.problems import Problems
 from gateway.proxy import Proxy
 from gateway.replies import say_continue
 from gateway.store import CredentialStore, DatabaseError
+from uplift_settings.tracing import Tracing
 from uplift_settings.tree import GatewaySettings, TemporalSettings
 
 _log = logging.getLogger(__name__)
@@ -40,12 +44,23 @@ class Gateway:
         settings: The gateway's settings.
         temporal: Where runs are kept.
         token: Bearer token of the admin API with all roles; empty: there is none.
+        tracing: Makes spans; None: there are none.
+        slot: Number of this process among its parent's children; None: it has no parent.
 
     Raises:
         TokensFileError: `gateway.tokens_file` cannot be used.
     """
 
-    def __init__(self, *, platform: Platform, settings: GatewaySettings, temporal: TemporalSettings, token: str) -> None:
+    def __init__(
+        self,
+        *,
+        platform: Platform,
+        settings: GatewaySettings,
+        temporal: TemporalSettings,
+        token: str,
+        tracing: Tracing | None = None,
+        slot: int | None = None,
+    ) -> None:
         self._platform = platform
         self._settings = settings
         secrets = CredentialStore(platform.database)
@@ -54,12 +69,16 @@ class Gateway:
         self._holds = Holds(platform, self._problems)
         self._outbox = Outbox(store=platform.outbox, notifiers=load_notifiers(settings), settings=settings)
         self._jobs = Jobs(platform, self._problems)
-        self._pipelines = Pipelines(platform=platform, jobs=self._jobs, problems=self._problems, settings=temporal)
+        self._pipelines = Pipelines(
+            platform=platform, jobs=self._jobs, problems=self._problems, settings=temporal, tracing=tracing
+        )
         self._newest = Newest(platform=platform, jobs=self._jobs, problems=self._problems)
         self._proxy = Proxy(platform=platform, holds=self._holds)
         self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds, secrets=secrets, problems=self._problems)
         self._departure = Departure(linger=settings.stop_linger, grace=settings.stop_grace)
         self._health = Health(pool=platform.table.pool, settings=settings, path_of=platform.table.health_path)
+        self._observation = Observation(access_log=settings.access_log, tracing=tracing)
+        self._metrics_port = self._make_metrics_port(slot)
         self._server = web.Server(
             self._handle,
             request_factory=self._departure.request_factory(),
@@ -75,6 +94,8 @@ class Gateway:
 
     async def open(self, sock: socket.socket) -> None:
         """Load the state, then listen."""
+        if self._metrics_port is not None:
+            await self._metrics_port.open()
         await self._proxy.open()
         await self._platform.membership.join()
         await self._health.open()
@@ -94,6 +115,8 @@ class Gateway:
         """
         if self._listener is not None:
             self._listener.close()
+        if self._metrics_port is not None:
+            self._metrics_port.leave()
         deadline = await self._departure.wait(self._server, hurry=hurry or asyncio.Event())
         for each in self._loops:
             each.cancel()
@@ -117,16 +140,38 @@ class Gateway:
             self.member.cancel()
             await asyncio.gather(self.member, return_exceptions=True)
         await self._platform.membership.leave(loose=0.0 if clean else self._settings.settle)
+        if self._metrics_port is not None:
+            await self._metrics_port.close()
+
+    def _make_metrics_port(self, slot: int | None) -> MetricsPort | None:
+        settings = self._settings
+        if not settings.metrics_port:
+            return None
+        metrics = Metrics(platform=self._platform, holds=self._holds, observation=self._observation)
+        return MetricsPort(
+            host=settings.metrics_host, port=settings.metrics_port, slot=slot, page=metrics.page, reasons=self._why_not_ready
+        )
+
+    def _why_not_ready(self) -> list[str]:
+        found = []
+        if self._departure.leaving:
+            found.append("the gateway is about to stop")
+        if self._platform.follower.epoch < 0:
+            found.append("the routing table is not loaded")
+        elif not self._platform.membership.may_route:
+            found.append("the lease has run out: the gateway's database is away")
+        return found
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path
         if path.startswith("/_/") and not path.startswith(_PROXIED):
-            return await self._admin(request)
-        return await self._proxy.handle(request)
+            return await self._observation.administrative(request, self._admin)
+        return await self._observation.proxied(request, self._proxy.handle)
 
     async def _admin(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             handler, variables, caller = await self._admit(request)
+            about(tenant=variables.get("tenant", ""), job=variables.get("job", ""))
             body = await self._read(request)
             await self._platform.look()
             call = Call(services=self._services, caller=caller, request=request, path=variables, body=body)

@@ -100,6 +100,7 @@ class Children:
         ours, theirs = socket.socketpair()
         with theirs, _inheritable(listener, theirs):
             handed = {"UPLIFT_LISTEN_FD": str(listener.fileno()), "UPLIFT_READY_FD": str(theirs.fileno())}
+            handed["UPLIFT_GATEWAY_SLOT"] = str(slot)
             try:
                 pid = os.posix_spawn(self._command[0], self._command, {**env, **handed}, setpgroup=0, setsigmask=())
             except OSError:

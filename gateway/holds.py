@@ -15,6 +15,7 @@ from gateway.problems import Problems
 from gateway.pushes import Pushes
 from gateway.store import EVERY_TENANT, Changed, DatabaseError, HoldRow, Move, NewHold, row_of
 from gateway.store.outbox import Message
+from gateway.timings import Timings
 from gateway_client import HoldRequest, HoldState, OpenRequest
 from upgrade_core.ids import step_key
 from upgrade_core.problems import closed, overdue
@@ -22,6 +23,7 @@ from upgrade_core.protocol import Effect, Hold, Reply, Signal
 
 _log = logging.getLogger(__name__)
 _RETRY = 0.5
+_HELD_BOUNDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0)
 
 
 class Holds:
@@ -33,6 +35,8 @@ class Holds:
         self._pushes = Pushes(platform)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._going: list[Place] = []
+        self.ended = Timings(_HELD_BOUNDS)
+        """How long links were held that are not any more."""
         platform.on_hold = self._follow
         platform.table.pool.on_effects = self._available
 
@@ -283,6 +287,7 @@ class Holds:
         if timer is not None:
             timer.cancel()
         link.row, link.overdue = None, False
+        self.ended.add(asyncio.get_running_loop().time() - link.held_from)
         if Effect.RELEASE in link.apply(Signal.RESUME):
             self.release(link)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from gateway.observation import about
 from gateway.platform import Platform
 from gateway.problems import Problems
 from gateway.store import JobRow
@@ -34,6 +35,7 @@ class JobRequest:
         deploy: None: deploy what has a launch descriptor and no instance.
         single: Old-style binding call: an already enabled module is an error.
         actor: Who asked.
+        traceparent: The span in which they asked, for the run to continue; empty without tracing.
     """
 
     wanted: tuple[tuple[str, str], ...] = ()
@@ -50,6 +52,7 @@ class JobRequest:
     npm_snapshot: str = "true"
     undo: str | None = None
     actor: str = ""
+    traceparent: str = ""
 
 
 _REQUEST = TypeAdapter(JobRequest)
@@ -124,6 +127,7 @@ class Jobs:
             job=job, tenant=tenant, request=_REQUEST.dump_python(request, mode="json"), modules=lines(decisions)
         )
         self.waiting.set()
+        about(tenant=tenant, job=job)
         what = ", ".join(f"{decision.action} {decision.module}" for decision in decisions) or "nothing to do"
         _log.info("job %s of tenant %s: %s", job, tenant, what)
         return job

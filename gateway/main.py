@@ -13,9 +13,12 @@ import uvloop
 
 from gateway.app import Gateway
 from gateway.membership import Replaced
+from gateway.observation import facts
 from gateway.platform import Platform
 from gateway.store import Database, DatabaseError
 from uplift_settings import SecretError, Settings, SettingsError, load, read_secret
+from uplift_settings.logs import log_to_stderr
+from uplift_settings.tracing import start_tracing
 
 _log = logging.getLogger("gateway")
 _START_WAIT = 30.0
@@ -24,9 +27,11 @@ _START_WAIT = 30.0
 
 def main() -> None:
     """Run the gateway until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    log_to_stderr()
     try:
-        code = uvloop.run(_serve(load()))
+        settings = load()
+        log_to_stderr(settings.log, facts=facts)
+        code = uvloop.run(_serve(settings))
     except (SettingsError, SecretError, DatabaseError, OSError) as error:
         _log.error("%s", error)
         code = 1
@@ -63,7 +68,16 @@ async def _serve(settings: Settings) -> int:
         node=gateway_settings.node or f"{socket.gethostname()}:{port}",
         replaces=os.environ.get("UPLIFT_GATEWAY_REPLACES", ""),
     )
-    gateway = Gateway(platform=platform, settings=gateway_settings, temporal=settings.temporal, token=token)
+    slot = os.environ.pop("UPLIFT_GATEWAY_SLOT", None)
+    tracing = start_tracing(settings.tracing, service="uplift-gateway", instance=platform.membership.name)
+    gateway = Gateway(
+        platform=platform,
+        settings=gateway_settings,
+        temporal=settings.temporal,
+        token=token,
+        tracing=tracing,
+        slot=None if slot is None else int(slot),
+    )
     await gateway.open(sock)
     _log.info("gateway listens on %s", platform.url)
     _tell_parent(stop)
@@ -75,6 +89,8 @@ async def _serve(settings: Settings) -> int:
         code = 1
     await gateway.close(hurry=hurry)
     await database.close()
+    if tracing is not None:
+        await asyncio.to_thread(tracing.close)
     return code
 
 

@@ -17,6 +17,7 @@ import asyncpg
 from gateway.follower import Follower
 from gateway.store import Database, DatabaseError, NodeStore
 from gateway.store.database import AWAY
+from gateway.timings import Timings
 from uplift_settings.tree import GatewaySettings
 
 _log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ _RETRY = 0.2
 _RETRY_MAX = 1.0
 _LOOK_AGAIN = 0.5
 """Seconds between looks at the other replicas where no notice came."""
+_BARRIER_BOUNDS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0)
 _TIDY_EVERY = 600
 """Renewals between two tidyings of the tables of replicas and changes."""
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -79,6 +81,10 @@ class Membership:
         self._following: asyncio.Task[None] | None = None
         self.restored = asyncio.Event()
         """Set while the lease runs."""
+        self.barriers = Timings(_BARRIER_BOUNDS)
+        """How long barriers took."""
+        self.epoch_seen = -1
+        """Epoch of the database at the last renewal."""
 
     @property
     def may_route(self) -> bool:
@@ -193,7 +199,7 @@ class Membership:
             Whether all have.
         """
         epoch = self._follower.epoch
-        with contextlib.suppress(TimeoutError):
+        with self.barriers.timed(), contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 while not self.alone:
                     notice = self.notice
@@ -232,6 +238,7 @@ class Membership:
             await self.join()
             return
         self._hold_lease(sent)
+        self.epoch_seen = epoch
         if epoch > self._follower.epoch:
             self._behind.set()
 

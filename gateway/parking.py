@@ -58,6 +58,7 @@ class Parking:
         waiter = Waiter(arrival)
         place.add(waiter)
         table.parked_total += 1
+        table.parkings += 1
         table.parked_bytes += kept
         table.parked_by_tenant[tenant] = here + 1
         table.parked_bytes_by_tenant[tenant] = table.parked_bytes_by_tenant.get(tenant, 0) + kept

@@ -8,7 +8,7 @@ import contextlib
 import logging
 from datetime import timedelta
 
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client, Interceptor, WorkflowExecutionStatus
 from temporalio.common import (
     SearchAttributeKey,
     SearchAttributePair,
@@ -27,6 +27,7 @@ from gateway_client import FinishRequest, Notice
 from upgrade_core.problems import run_lost
 from upgrade_core.runs import TENANT_JOB, TenantJobRequest
 from uplift_settings import read_secret
+from uplift_settings.tracing import Tracing
 from uplift_settings.tree import TemporalSettings
 
 _log = logging.getLogger(__name__)
@@ -37,7 +38,16 @@ _RPC = timedelta(seconds=5)
 class Pipelines:
     """Keeps Temporal's runs in step with the job rows."""
 
-    def __init__(self, *, platform: Platform, jobs: Jobs, problems: Problems, settings: TemporalSettings) -> None:
+    def __init__(
+        self,
+        *,
+        platform: Platform,
+        jobs: Jobs,
+        problems: Problems,
+        settings: TemporalSettings,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._tracing = tracing
         self._platform = platform
         self._jobs = jobs
         self._problems = problems
@@ -78,6 +88,7 @@ class Pipelines:
                 data_converter=pydantic_data_converter,
                 api_key=read_secret(settings.api_key, what="temporal.api_key") if settings.api_key else None,
                 tls=settings.tls,
+                interceptors=_interceptors(self._tracing),
             )
         return self._client
 
@@ -85,17 +96,19 @@ class Pipelines:
         for row in await self._platform.jobs.to_start():
             first = row.modules[0]["id"] if row.modules else ""
             more = f" and {len(row.modules) - 1} more" if len(row.modules) > 1 else ""
+            trace = contextlib.nullcontext() if self._tracing is None else self._tracing.continued(_traceparent(row))
             try:
-                await client.start_workflow(
-                    TENANT_JOB,
-                    TenantJobRequest(job=row.id, tenant=row.tenant),
-                    id=row.id,
-                    task_queue=self._settings.task_queue,
-                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                    static_summary=f"{row.tenant}: {first}{more}"[:190],
-                    search_attributes=_attributes(row),
-                    rpc_timeout=_RPC,
-                )
+                with trace:
+                    await client.start_workflow(
+                        TENANT_JOB,
+                        TenantJobRequest(job=row.id, tenant=row.tenant),
+                        id=row.id,
+                        task_queue=self._settings.task_queue,
+                        id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                        static_summary=f"{row.tenant}: {first}{more}"[:190],
+                        search_attributes=_attributes(row),
+                        rpc_timeout=_RPC,
+                    )
             except WorkflowAlreadyStartedError:
                 _log.info("job %s had been started before", row.id)
             except ValueError:
@@ -146,6 +159,18 @@ class Pipelines:
         elif error is None and not self._reachable:
             _log.info("Temporal at %s is back", self._settings.address)
         self._reachable = error is None
+
+
+def _interceptors(tracing: Tracing | None) -> list[Interceptor]:
+    if tracing is None:
+        return []
+    from temporalio.contrib.opentelemetry import TracingInterceptor  # noqa: PLC0415 - imports OpenTelemetry, which is an extra
+
+    return [TracingInterceptor(tracing.tracer)]
+
+
+def _traceparent(row: JobRow) -> str:
+    return str(row.request.get("traceparent", ""))
 
 
 def _attributes(row: JobRow) -> TypedSearchAttributes:

@@ -24,6 +24,7 @@ from gateway.holds import Holds
 from gateway.instances import Instance
 from gateway.links import Exchange, Link, Place, next_arrival
 from gateway.membership import Membership
+from gateway.observation import outgoing, routed
 from gateway.parking import Parking, is_gone
 from gateway.passage import Passage
 from gateway.platform import Platform
@@ -147,6 +148,7 @@ class Proxy:
             if entry is None:
                 return problem(404, "No suitable module found for path and tenant")
             product, module = entry.product, entry.module
+            routed(module, tenant)
             availability = table.availability(module)
             if product in inside:
                 place: Link | OverlayRoute = inside[product]
@@ -347,6 +349,7 @@ class Proxy:
         path = target.partition("?")[0]
         own = f"{exchange.id}/{path.split('/', 2)[1]}"
         headers[_REQUEST_ID] = own if chain is None else f"{chain};{own}"
+        outgoing(headers)
         body = passage.open_body(request, repeat_max=self._settings.repeat_max)
         if body is None and request.method not in _WITHOUT_LENGTH and hdrs.CONTENT_LENGTH not in headers:
             headers[hdrs.CONTENT_LENGTH] = "0"

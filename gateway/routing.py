@@ -43,6 +43,8 @@ class RoutingTable:
         self.stars: dict[str, Link] = {}
         """Module-wide holds that stand, by product."""
         self.parked_total = 0
+        self.parkings = 0
+        """How often a request was parked since the start."""
         self.parked_bytes = 0
         self.parked_by_tenant: dict[str, int] = {}
         self.parked_bytes_by_tenant: dict[str, int] = {}

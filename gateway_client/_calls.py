@@ -1,5 +1,6 @@
 """One call of the gateway: its connection, its errors and the reading of answers."""
 
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -14,11 +15,21 @@ _NO_CONTENT = 204
 _LATER = frozenset({408, 429})  # a balancer's, never the gateway's own
 
 
+OnRequest = Callable[[httpx.Request], Awaitable[None]]
+"""Called with each request before it is sent; may add headers, such as a trace's."""
+
+
 class Calls:
     """A connection to the gateway; the routes are in its subclasses. See `GatewayClient`."""
 
     def __init__(
-        self, *, url: str, token: str = "", timeout: float = 15.0, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        *,
+        url: str,
+        token: str = "",
+        timeout: float = 15.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+        on_request: OnRequest | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._timeout = timeout
@@ -29,6 +40,7 @@ class Calls:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=20),
             transport=transport,
             trust_env=False,
+            event_hooks={"request": [on_request] if on_request is not None else []},
         )
 
     async def __aenter__(self) -> Self:

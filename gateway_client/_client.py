@@ -3,7 +3,7 @@
 import httpx
 from pydantic import BaseModel
 
-from gateway_client._calls import quoted, read, read_all
+from gateway_client._calls import OnRequest, quoted, read, read_all
 from gateway_client._errors import GatewayUnavailable
 from gateway_client._lifecycle import LifecycleCalls
 from gateway_client._models import (
@@ -41,12 +41,19 @@ class GatewayClient(LifecycleCalls):
         token: Bearer token of the admin API, or empty.
         timeout: Seconds for one call, beside the seconds that a call is asked to wait.
         transport: For tests of the client itself.
+        on_request: Called with each request before it is sent; may add headers, such as a trace's.
     """
 
     def __init__(
-        self, *, url: str, token: str = "", timeout: float = 15.0, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        *,
+        url: str,
+        token: str = "",
+        timeout: float = 15.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+        on_request: OnRequest | None = None,
     ) -> None:
-        super().__init__(url=url, token=token, timeout=timeout, transport=transport)
+        super().__init__(url=url, token=token, timeout=timeout, transport=transport, on_request=on_request)
         self._descriptors: dict[str, ModuleDescriptor] = {}
 
     async def descriptor(self, module: str) -> ModuleDescriptor:

@@ -1,7 +1,6 @@
 """`uplift gateway`."""
 
 import asyncio
-import logging
 import os
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from gateway.parent import Parent
 from gateway.slots import Plan
 from uplift_cli.options import config_option
 from uplift_settings import load
+from uplift_settings.logs import log_to_stderr
 
 _CHILD = (sys.executable, "-m", "gateway.main")
 STOP_MARGIN = 5.0
@@ -50,12 +50,13 @@ def gateway(
     """  # noqa: D301 - click's mark of a list
     given: dict[str, Any] = {"processes": processes, "host": host, "port": port}
     overrides = {"gateway": {key: value for key, value in given.items() if value is not None}}
-    settings = load(config=config, overrides=overrides).gateway
+    found = load(config=config, overrides=overrides)
+    settings = found.gateway
     if check:
         return
     if config is not None:
         os.environ["UPLIFT_CONFIG"] = str(config.absolute())
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    log_to_stderr(found.log)
     again = (sys.executable, *sys.orig_argv[1:])
     plan = Plan(
         command=_CHILD,

@@ -4,7 +4,7 @@ Durations are seconds as floats, sizes are bytes, unless the name says otherwise
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -155,6 +155,11 @@ class GatewaySettings(_Group):
     delivery_claim: Annotated[float, Field(gt=0)] = Field(
         10.0, description="Seconds beyond its timeout after which a delivery is taken over: its gateway has died."
     )
+    metrics_host: str = Field("127.0.0.1", description="Address of `/metrics`, `/readiness`, `/liveness`: they ask for no token.")
+    metrics_port: Port = Field(
+        0, description="Port of those; a process of `uplift gateway` adds its number, from 0. 0: there is none."
+    )
+    access_log: bool = Field(default=False, description="Whether each request is logged; a line costs more than the routing.")
 
 
 class TemporalSettings(_Group):
@@ -188,6 +193,9 @@ class WorkerSettings(_Group):
     )
     keeper_interval: Seconds = Field(
         2.0, description="Seconds between looks for instances of this node that died and are started again."
+    )
+    metrics_address: str = Field(
+        "", description="host:port of the worker's `/metrics`, those of Temporal's SDK; it asks for no token. Empty: none."
     )
 
 
@@ -278,6 +286,27 @@ class StackSettings(_Group):
     stop_grace: Seconds = Field(15.0, description="Seconds that a part gets to stop before it is killed.")
 
 
+class LogSettings(_Group):
+    """What gateway and worker log, on standard error."""
+
+    format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for collectors: one object a line.")
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severity that is logged.")
+
+
+class TracingSettings(_Group):
+    """OpenTelemetry traces from requests to runs. Off unless `endpoint` is set; wants the extra `tracing`."""
+
+    endpoint: str = Field(
+        "", description="URL to which spans are sent, OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces. Empty: off."
+    )
+    ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="Share of traces begun here that are kept; who sends a traceparent has decided for theirs."
+    )
+    timeout: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="Seconds to send a batch of spans, also at the end; what cannot be sent is dropped."
+    )
+
+
 class Settings(_Group):
     """All settings of Uplift."""
 
@@ -291,6 +320,8 @@ class Settings(_Group):
     init: InitSettings = InitSettings()
     verify: VerifySettings = VerifySettings()
     stack: StackSettings = StackSettings()
+    log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @property
     def home_folder(self) -> Path:

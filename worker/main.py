@@ -8,6 +8,7 @@ import signal
 import sys
 from datetime import timedelta
 
+from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
@@ -21,11 +22,21 @@ from activities.snapshots import SnapshotActivities
 from activities.tenant_init import TenantInitActivities
 from deployers import ProcessDeployer
 from gateway_client import GatewayClient
-from upgrade_core.runs import node_queue
+from upgrade_core.runs import MODULE_VERSION, node_queue
 from uplift_settings import SecretError, Settings, SettingsError, load, read_secret
+from uplift_settings.logs import log_to_stderr
+from uplift_settings.tracing import start_tracing
 from worker.guard import ForeignPackage, check_packages
 from worker.keeper import Keeper
-from worker.temporal import WORKFLOWS, TemporalUnavailable, connect, register_search_attributes, workflow_runner
+from worker.temporal import (
+    WORKFLOWS,
+    TemporalUnavailable,
+    connect,
+    register_search_attributes,
+    runtime_with_metrics,
+    trace_interceptors,
+    workflow_runner,
+)
 
 _log = logging.getLogger("worker")
 READY_FILE = "worker.ready"
@@ -34,12 +45,14 @@ READY_FILE = "worker.ready"
 
 def main() -> None:
     """Run the worker until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    log_to_stderr()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("temporalio.activity").addFilter(_without_trace)
     try:
         check_packages()
-        asyncio.run(_serve(load()))
+        settings = load()
+        log_to_stderr(settings.log, facts=step_facts)
+        asyncio.run(_serve(settings))
         code = 0
     except (SettingsError, SecretError, TemporalUnavailable, ForeignPackage, RPCError) as error:
         _log.error("%s", error)
@@ -47,6 +60,17 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # the SDK's runtime may crash in a regular interpreter exit
+
+
+def step_facts() -> dict[str, str]:
+    """What the calling task is at work on, for log lines: the job and the step."""
+    if not activity.in_activity():
+        return {}
+    info = activity.info()
+    run = info.workflow_id or ""
+    if info.workflow_type == MODULE_VERSION:
+        return {"run": run, "step": info.activity_type}
+    return {"job": run.partition("/")[0], "step": info.activity_type}  # a group's run is named after its job
 
 
 def _without_trace(record: logging.LogRecord) -> bool:
@@ -63,11 +87,19 @@ async def _serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     ready = settings.home_folder / READY_FILE
     ready.unlink(missing_ok=True)
-    temporal = await connect(settings.temporal)
+    tracing = start_tracing(settings.tracing, service="uplift-worker", instance=settings.worker.node)
+    temporal = await connect(
+        settings.temporal,
+        runtime=runtime_with_metrics(settings.worker.metrics_address),
+        interceptors=trace_interceptors(tracing),
+    )
     await register_search_attributes(temporal)
     token = read_secret(settings.worker.gateway_token, what="worker.gateway_token") if settings.worker.gateway_token else ""
     async with contextlib.AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(GatewayClient(url=settings.worker.gateway_url, token=token))
+        on_request = None if tracing is None else tracing.on_request
+        gateway = await stack.enter_async_context(
+            GatewayClient(url=settings.worker.gateway_url, token=token, on_request=on_request)
+        )
         deployer = ProcessDeployer(settings=settings.deploy, folder=settings.home_folder / "instances")
         instances = NodeInstances(gateway=gateway, deployer=deployer, node=settings.worker.node)
         steps = build_gateway_steps(settings, temporal=temporal, gateway=gateway)
@@ -78,7 +110,8 @@ async def _serve(settings: Settings) -> None:
             interval=settings.worker.keeper_interval,
             prune_every=settings.snapshots.prune_every,
         )
-        for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances, steps=steps):
+        calls = ModuleCalls(gateway=gateway, settings=settings.init, on_request=on_request)
+        for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances, steps=steps, calls=calls):
             await stack.enter_async_context(worker)
         keeping = asyncio.create_task(keeper.run())
         ready.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +121,8 @@ async def _serve(settings: Settings) -> None:
         await stop.wait()
         ready.unlink(missing_ok=True)
         keeping.cancel()
+    if tracing is not None:
+        await asyncio.to_thread(tracing.close)
 
 
 def build_gateway_steps(settings: Settings, *, temporal: Client, gateway: GatewayClient) -> GatewayActivities:
@@ -103,7 +138,13 @@ def build_gateway_steps(settings: Settings, *, temporal: Client, gateway: Gatewa
 
 
 def build_workers(
-    settings: Settings, *, temporal: Client, gateway: GatewayClient, instances: NodeInstances, steps: GatewayActivities
+    settings: Settings,
+    *,
+    temporal: Client,
+    gateway: GatewayClient,
+    instances: NodeInstances,
+    steps: GatewayActivities,
+    calls: ModuleCalls,
 ) -> tuple[Worker, Worker]:
     """The worker of the common queue, and the one of this node's own queue."""
     queue = settings.temporal.task_queue
@@ -118,7 +159,7 @@ def build_workers(
     init = TenantInitActivities(
         gateway=gateway,
         temporal=temporal,
-        calls=ModuleCalls(gateway=gateway, settings=settings.init),
+        calls=calls,
         init=settings.init,
         data=settings.data,
         snapshots=settings.snapshots,

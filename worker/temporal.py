@@ -1,16 +1,19 @@
 """The one way to connect to Temporal, and the one workflow runner: used by the worker, the CLI and the tests alike."""
 
 import asyncio
+from collections.abc import Sequence
 
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from upgrade_core.runs import ATTRIBUTES
-from uplift_settings import read_secret
+from uplift_settings import SettingsError, read_secret
+from uplift_settings.tracing import Tracing
 from uplift_settings.tree import TemporalSettings
 from workflows.group_change import GroupChange
 from workflows.module_version import ModuleVersion
@@ -25,8 +28,15 @@ class TemporalUnavailable(Exception):
     """Temporal does not answer. The message says where it was looked for."""
 
 
-async def connect(settings: TemporalSettings) -> Client:
+async def connect(
+    settings: TemporalSettings, *, runtime: Runtime | None = None, interceptors: Sequence[Interceptor] = ()
+) -> Client:
     """Connect, trying for `temporal.connect_timeout` seconds.
+
+    Args:
+        settings: Where Temporal is.
+        runtime: The SDK's, if it tells metrics; see `runtime_with_metrics`.
+        interceptors: Look at all calls, and at all runs and steps of workers on this client; see `trace_interceptors`.
 
     Raises:
         TemporalUnavailable: It never answered.
@@ -40,11 +50,37 @@ async def connect(settings: TemporalSettings) -> Client:
                 data_converter=pydantic_data_converter,
                 api_key=read_secret(settings.api_key, what="temporal.api_key") if settings.api_key else None,
                 tls=settings.tls,
+                runtime=runtime,
+                interceptors=interceptors,
             )
         except RuntimeError as error:
             if asyncio.get_running_loop().time() > deadline:
                 raise TemporalUnavailable(f"Temporal at {settings.address} (temporal.address) is not there: {error}") from error
             await asyncio.sleep(_RETRY)
+
+
+def runtime_with_metrics(address: str) -> Runtime | None:
+    """The SDK's runtime with its metrics for Prometheus at an address (`worker.metrics_address`); None if it is empty.
+
+    Raises:
+        SettingsError: Nothing can listen there.
+    """
+    if not address:
+        return None
+    metrics = PrometheusConfig(bind_address=address, counters_total_suffix=True, unit_suffix=True, durations_as_seconds=True)
+    try:
+        return Runtime(telemetry=TelemetryConfig(metrics=metrics))
+    except (RuntimeError, ValueError) as error:
+        raise SettingsError(f"cannot listen on {address} (worker.metrics_address): {error}") from error
+
+
+def trace_interceptors(tracing: Tracing | None) -> list[Interceptor]:
+    """What makes runs and their steps parts of the trace of the request that asked for them; nothing without tracing."""
+    if tracing is None:
+        return []
+    from temporalio.contrib.opentelemetry import TracingInterceptor  # noqa: PLC0415 - imports OpenTelemetry, which is an extra
+
+    return [TracingInterceptor(tracing.tracer)]
 
 
 async def register_search_attributes(client: Client, *, deadline: float = 60.0) -> None:

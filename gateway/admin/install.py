@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from gateway.admin.http import ApiError, Call, answer
 from gateway.admin.wire import TenantModuleWire
 from gateway.jobs import JobRequest, describe_failure, lines
+from gateway.observation import traceparent
 from gateway.store import JobRow
 from upgrade_core.descriptors import Undo
 from upgrade_core.errors import UpliftError
@@ -114,6 +115,7 @@ def parse_options(call: Call, *, wanted: tuple[tuple[str, str], ...] = (), upgra
         npm_snapshot=call.choice("npmSnapshot"),
         undo=undo,
         actor=_actor(call),
+        traceparent=traceparent(),
     )
 
 

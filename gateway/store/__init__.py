@@ -13,6 +13,7 @@ from gateway.store.problems import ProblemStore
 from gateway.store.registry import Conflict, RegistryStore
 from gateway.store.rows import EVERY_TENANT, HoldRow, InstanceRow, IntentRow, JobRow, OverlayRow, SnapshotRow, TenantRow, row_of
 from gateway.store.runs import RunStore
+from gateway.store.totals import Totals, TotalsStore
 
 __all__ = [
     "EVERY_TENANT",
@@ -42,5 +43,7 @@ __all__ = [
     "RunStore",
     "SnapshotRow",
     "TenantRow",
+    "Totals",
+    "TotalsStore",
     "row_of",
 ]

@@ -24,7 +24,7 @@ def generated() -> dict[Path, str]:
     return dict(module.pages())
 
 
-@pytest.mark.parametrize("page", ["docs/reference/settings.md", "docs/explanation/protocol.md"])
+@pytest.mark.parametrize("page", ["docs/reference/settings.md", "docs/reference/metrics.md", "docs/explanation/protocol.md"])
 def test_generated_pages_are_current(page: str) -> None:
     """`make docs` writes them."""
     assert (ROOT / page).read_text(encoding="utf-8") == generated()[ROOT / page]

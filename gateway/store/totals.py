@@ -1,0 +1,38 @@
+"""Counts of rows, for metrics: the same at every gateway on the database."""
+
+from dataclasses import dataclass
+
+from gateway.store.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """How much waits.
+
+    Attributes:
+        outbox: Deliveries that are not made yet.
+        jobs: Install jobs that have not ended.
+    """
+
+    outbox: int
+    jobs: int
+
+
+class TotalsStore:
+    """Counts rows."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(self) -> Totals:
+        """Count now.
+
+        Raises:
+            DatabaseError: Postgres is away.
+        """
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(
+                "select (select count(*) from outbox) as outbox, (select count(*) from jobs where state <> 'ended') as jobs"
+            )
+        assert row is not None
+        return Totals(outbox=row["outbox"], jobs=row["jobs"])
