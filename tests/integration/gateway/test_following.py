@@ -96,11 +96,11 @@ async def carry_out(replica: Replica, operation: tuple[str, int, int, int]) -> N
             await platform.instances.retired(module)
         case "hold":
             new = NewHold(id=f"hold-{one}-{two}-{three}", tenant="*" if one == 2 else tenant, product=product)
-            await platform.holds.set([new], holder="operator", job=None, reason="r", grace=5, ttl=None, origin="n")
+            await platform.holds.set([new], holder="operator", job=None, reason="r", grace=5, ttl=None, origin="n", messages={})
         case "resume":
             async with platform.database.connection() as connection:
                 for row in await connection.fetch("select id, product from holds where product = $1", product):
-                    await platform.holds.resume(row["id"], product=product, holder="operator", override=True)
+                    await platform.holds.resume(row["id"], product=product, holder="operator", override=True, messages=[])
         case "overlay":
             await platform.runs.open_overlay(
                 token=f"{one}{two}{three}", job=f"j{three % 2}", tenant=tenant, product=module[0], module=module
