@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from gateway.follower import Follower
-from gateway.store import Database, DatabaseError, NodeStore
+from gateway.store import Database, DatabaseError, NodeStore, Outdated
 from gateway.store.database import AWAY
 from uplift_settings.tree import GatewaySettings
 
@@ -112,6 +112,7 @@ class Membership:
 
         Raises:
             Replaced: Another process has our name.
+            Outdated: The database was migrated beyond this release while nothing was heard of us.
         """
         renewals, pause, away = 0, _RETRY, False
         while True:
@@ -129,6 +130,8 @@ class Membership:
                     await self.nodes.forget_old()
                     await self._follower.forget_old()
                 await self.wait(self._wake, self._settings.lease_renew)
+            except Outdated:
+                raise
             except (DatabaseError, *AWAY) as error:
                 if not away:
                     _log.warning("the gateway's database is away, routing goes on for %.0f s: %s", self.lease_left, error)

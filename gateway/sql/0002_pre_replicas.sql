@@ -57,6 +57,7 @@ create table nodes (                    -- replicas and their leases
     name text primary key,
     generation text not null unique,    -- names the very process
     applied bigint not null default -1, -- the epoch that its routing table has reached
+    schema text not null default '',    -- the newest migration that its release knows: those after it wait for it to leave
     renewed timestamptz not null default now(),
     until timestamptz not null
 );
@@ -92,5 +93,3 @@ alter table instances add column announced boolean not null default true;  -- fa
 
 alter table overlays drop constraint overlays_state_check;
 alter table overlays add constraint overlays_state_check check (state in ('open', 'alias', 'closing'));
-
-drop table gateway_state;
