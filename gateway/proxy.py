@@ -163,6 +163,8 @@ class Proxy:
                         return await self._forward(request, link, entry.module, tenant, target, url, was_parked=bool(deadline))
                 finally:
                     link.flow.leave(guard, now=self._loop.time(), settle=0)
+                if gate.hold is not Hold.DRAINING:
+                    continue  # it went on while the row was asked: nobody would wake who waits at a link that is open by now
             if not deadline:
                 deadline = self._loop.time() + self._patience(request)
             if not await self._park(request, gate, deadline) and gate.hold is not Hold.OPEN:
