@@ -1,9 +1,9 @@
 """The protocol, by a machine that sends signals and requests, is late, kills, cuts off and stops replicas in any order.
 
 The replicas run the gateway's own code, see `simulation/world.py`. After every step: a hold stands in every replica that has read
-it, and opens by RESUME only. When a request is taken on: no UPDATE of its link has returned, unless it is part of old work. When it
-reaches an instance: its sender has a lease, the link is not HELD, the version was not switched away from. At every HELD: nothing
-old is at work. At the end: each request was sent once at most, and answered.
+it, and opens by RESUME only. When a request is taken on: no UPDATE of its link has returned, unless it is part of old work. At an
+instance: its sender has a lease, the link is not HELD, the version was not switched away from. At every HELD: nothing old is at
+work. At the end: each request was sent once at most, and answered.
 """
 
 import importlib.util
@@ -33,7 +33,7 @@ NUMBER = st.integers(0, 7)
 PRODUCT = st.sampled_from("aaab")
 TENANT = st.sampled_from(TENANTS)
 STEPS = 25
-CASES = 1_000
+CASES = 800
 
 
 class Protocol(RuleBasedStateMachine):
@@ -277,19 +277,24 @@ def _releases_nobody(replica: Any) -> None:
     replica.holds.release = lambda link: None
 
 
+_QUICK = (_ignores_its_lease, _is_held_without_the_others, _is_quiet_while_it_works, _opens_what_is_overdue, _releases_nobody)
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
         (_ignores_its_lease, "without a lease"),
-        (_returns_before_the_others_have_followed, "after its UPDATE has returned|after the switch"),
+        pytest.param(
+            _returns_before_the_others_have_followed, "after its UPDATE has returned|after the switch", marks=pytest.mark.soak
+        ),
         (_is_held_without_the_others, "is at work|which is HELD"),
         (_is_quiet_while_it_works, "is at work"),
-        (_lets_parts_of_old_work_through_unasked, "is at work|which is HELD"),
+        pytest.param(_lets_parts_of_old_work_through_unasked, "is at work|which is HELD", marks=pytest.mark.soak),
         (_opens_what_is_overdue, "opened by itself|after its UPDATE has returned"),
-        (_releases_in_reverse, "released after one that came later"),
+        pytest.param(_releases_in_reverse, "released after one that came later", marks=pytest.mark.soak),
         (_releases_nobody, "gets no answer"),
     ],
 )
 def test_a_fault_is_found(fault: Callable[[Any], None], said: str) -> None:
     with pytest.raises(Broken, match=said):
-        run(500, fault, phases=(Phase.generate,), report_multiple_bugs=False)
+        run(500 if fault in _QUICK else 20_000, fault, phases=(Phase.generate,), report_multiple_bugs=False)
