@@ -9,6 +9,7 @@ from aiohttp import hdrs, web
 
 from gateway.admin import routes
 from gateway.admin.http import NO_ROLE, ApiError, Call, Services, query_of, refusal
+from gateway.aftermath import Aftermath
 from gateway.credentials import NOBODY, Caller, Credentials
 from gateway.departure import Departure
 from gateway.health import Health
@@ -101,7 +102,10 @@ class Gateway:
         await self._health.open()
         self.member = asyncio.create_task(self._platform.membership.run())
         self._outbox.start()
-        self._loops = tuple(asyncio.create_task(each.run()) for each in (self._pipelines, self._problems, self._newest))
+        aftermath = Aftermath(self._platform.database, interval=self._settings.lease_renew)
+        self._loops = tuple(
+            asyncio.create_task(each.run()) for each in (self._pipelines, self._problems, self._newest, aftermath)
+        )
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._server, sock=sock, backlog=4096)
 

@@ -15,7 +15,7 @@ from gateway.app import Gateway
 from gateway.membership import Replaced
 from gateway.observation import facts
 from gateway.platform import Platform
-from gateway.store import Database, DatabaseError
+from gateway.store import Database, DatabaseError, Outdated
 from uplift_settings import SecretError, Settings, SettingsError, load, read_secret
 from uplift_settings.logs import log_to_stderr
 from uplift_settings.tracing import start_tracing
@@ -84,7 +84,7 @@ async def _serve(settings: Settings) -> int:
     code = 0
     try:
         await _until_stopped(stop, gateway)
-    except Replaced as error:
+    except (Replaced, Outdated) as error:
         _log.error("%s", error)
         code = 1
     await gateway.close(hurry=hurry)
@@ -99,6 +99,7 @@ async def _until_stopped(stop: asyncio.Event, gateway: Gateway) -> None:
 
     Raises:
         Replaced: Another process has our name.
+        Outdated: The database was migrated beyond this release.
     """
     assert gateway.member is not None
     stopped = asyncio.create_task(stop.wait())

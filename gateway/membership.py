@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 
 from gateway.follower import Follower
-from gateway.store import Database, DatabaseError, NodeStore
+from gateway.store import Database, DatabaseError, NodeStore, Outdated
 from gateway.store.database import AWAY
 from gateway.timings import Timings
 from uplift_settings.tree import GatewaySettings
@@ -121,6 +121,7 @@ class Membership:
 
         Raises:
             Replaced: Another process has our name.
+            Outdated: The database was migrated beyond this release while nothing was heard of us.
         """
         renewals, pause, away = 0, _RETRY, False
         while True:
@@ -138,7 +139,7 @@ class Membership:
                     await self.nodes.forget_old()
                     await self._follower.forget_old()
                 await self.wait(self._wake, self._settings.lease_renew)
-            except Replaced:
+            except (Replaced, Outdated):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, routing goes on as long as the lease runs
                 if not isinstance(error, (DatabaseError, asyncpg.PostgresError, *AWAY)):

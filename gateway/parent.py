@@ -11,7 +11,9 @@ import asyncio
 import logging
 import signal
 from collections.abc import MutableMapping
+from pathlib import Path
 
+from gateway.parent_file import ParentFile
 from gateway.rebirth import Heritage, become, take_heritage, works
 from gateway.slots import Plan, Slots
 from gateway.sockets import listening_sockets
@@ -42,6 +44,8 @@ class Parent:
         else:
             self._sockets, self._count = self._heritage.sockets, self._heritage.slots
         self._env = dict(env)
+        self.port: int = self._sockets[0].getsockname()[1]
+        self._file = ParentFile(Path(plan.pid_file) if plan.pid_file else None, port=self.port)
         self._slots = Slots(
             plan,
             count=self._count,
@@ -49,8 +53,9 @@ class Parent:
             env=self._env,
             served=self._heritage is not None,
             failed=lambda: self._signals.put_nowait(None),
+            replacements=self._file.children,
+            changed=self._tell,
         )
-        self.port: int = self._sockets[0].getsockname()[1]
 
     async def run(self) -> int:
         """Keep the children until a signal ends it; the exit code."""
@@ -58,6 +63,8 @@ class Parent:
         for each in _HANDLED:
             loop.add_signal_handler(each, self._signals.put_nowait, each)
         loop.add_signal_handler(signal.SIGCHLD, self._slots.children.reap)
+        if self._heritage is not None:
+            self._file.program.end(self._file.program.asked)
         try:
             self._slots.fill(() if self._heritage is None else self._heritage.children)
         except OSError as error:
@@ -71,13 +78,18 @@ class Parent:
             if signum in _ENDING:
                 return await self._stop()
             if signum is signal.SIGUSR2:
-                self._slots.spawn(self._become_new())
+                self._slots.spawn(self._become_new(self._file.program.ask()))
             else:
                 self._slots.roll()
 
-    async def _become_new(self) -> None:
+    def _tell(self) -> None:
+        self._file.write(self._slots.report())
+
+    async def _become_new(self, number: int) -> None:
         """Run our program anew, once nothing is half done; when it returns, that could not be."""
         if not await works(self._plan.check, env=self._env, within=self._plan.start_timeout):
+            self._file.program.end(number, "the new program does not work; the gateway's log has its messages")
+            self._tell()
             return
         while True:
             await self._slots.rolled()
@@ -90,11 +102,15 @@ class Parent:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         heritage = Heritage(sockets=self._sockets, slots=self._count, children=self._slots.records())
         _log.info("the parent runs its program anew; its %d children go on", len(heritage.children))
+        self._tell()
         become(self._plan.again, heritage=heritage, env=self._env)
+        self._file.program.end(number, f"cannot run {self._plan.again[0]}; the gateway's log says why")
+        self._tell()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
 
     async def _stop(self) -> int:
         self._slots.let_go()
+        self._file.remove()
         for child in self._slots.children:
             child.send(signal.SIGTERM)
         for each in self._sockets:

@@ -180,6 +180,8 @@ class Proxy:
                 answered = await self._descend_elsewhere(request, gate, table.link(tenant, product), module, passage)
                 if answered is not None:
                     return answered
+                if gate.hold is not Hold.DRAINING:
+                    continue  # it went on while the row was asked: nobody would wake who waits at a link that is open by now
             if passage.expired:
                 if gate is not None and is_held:
                     return interrupted(request, held(gate, tenant=tenant, lifecycle="DELAY"))

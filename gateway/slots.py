@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.children import Child, Children
+from gateway.parent_file import Tally
 
 _log = logging.getLogger("gateway.parent")
 _PAUSE_MAX = 5.0
@@ -31,6 +32,7 @@ class Plan:
         restart_pause: Seconds before a child that died young is started again; doubles.
         again: Program and arguments that the parent replaces itself with.
         check: Ends with 0 if `again` can be run; empty: it is not tried before.
+        pid_file: Where the parent writes who it is and what it does; empty: nowhere.
     """
 
     command: tuple[str, ...]
@@ -43,6 +45,7 @@ class Plan:
     restart_pause: float
     again: tuple[str, ...]
     check: tuple[str, ...] = ()
+    pid_file: str = ""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -65,6 +68,8 @@ class Slots:
         env: Environment of all children.
         served: Whether any child has ever listened.
         failed: Called when the first child ends before any has listened: nothing will come of trying again.
+        replacements: Counts what `roll` was asked for and did.
+        changed: Called when a slot's child or the count of replacements has changed.
     """
 
     def __init__(
@@ -76,6 +81,8 @@ class Slots:
         env: Mapping[str, str],
         served: bool,
         failed: Callable[[], None],
+        replacements: Tally,
+        changed: Callable[[], None],
     ) -> None:
         self._plan = plan
         self._sockets = sockets
@@ -85,6 +92,8 @@ class Slots:
         self._base = plan.node or f"{socket.gethostname()}:{self._port}"
         self._served = served
         self._failed = failed
+        self._replacements = replacements
+        self._changed = changed
         self._tasks: set[asyncio.Task[None]] = set()
         self._rolling: asyncio.Task[None] | None = None
         self._roll_again = False
@@ -107,14 +116,25 @@ class Slots:
         for slot in self._slots:
             slot.child = slot.child or self._start(slot)
             self.spawn(self._keep(slot, slot.child))
+        self._changed()
 
     def records(self) -> list[dict[str, Any]]:
         """What the next program of this process must know of the children."""
         serials = {slot.child: slot.serial for slot in self._slots}
         return [{**record, "serial": serials[child]} for child, record in self.children.records() if child in serials]
 
+    def report(self) -> list[dict[str, Any]]:
+        """The child in each slot, for people and programs outside."""
+        return [
+            {"slot": slot.number, "name": child.name, "pid": child.pid, "ready": child.ready.is_set()}
+            for slot in self._slots
+            if (child := slot.child) is not None
+        ]
+
     def roll(self) -> None:
         """Replace all children, one slot after the other; once more if that is going on already."""
+        self._replacements.ask()
+        self._changed()
         if self.is_rolling:
             self._roll_again = True
         else:
@@ -157,6 +177,7 @@ class Slots:
         while True:
             if await child.settled():
                 slot.served, self._served = child.name, True
+                self._changed()
                 _log.info("%s listens on port %d", child, self._port)
             await child.ended.wait()
             if slot.child is not child:
@@ -172,6 +193,7 @@ class Slots:
                 return
             try:
                 child = slot.child = self._start(slot, replaces=slot.served or child.name)
+                self._changed()
             except OSError as error:
                 _log.error("cannot run %s: %s", self._plan.command[0], error.strerror)
                 child.born = time.monotonic()  # as good as one that died at once
@@ -179,34 +201,37 @@ class Slots:
     async def _roll(self) -> None:
         while True:
             self._roll_again = False
+            number = self._replacements.asked
             for slot in self._slots:
-                if not await self._replace(slot):
+                if reason := await self._replace(slot):
+                    _log.error("%s", reason)
                     _log.error("the replacement ends here: what serves goes on as it is")
+                    self._replacements.end(number, reason)
                     break
             else:
                 _log.info("all %d processes are replaced", len(self._slots))
+                self._replacements.end(number)
+            self._changed()
             if not self._roll_again:
                 return
 
-    async def _replace(self, slot: _Slot) -> bool:
-        """Put a successor in a slot, and wait until the old child has left. False: the old one stays."""
+    async def _replace(self, slot: _Slot) -> str:
+        """Put a successor in a slot, and wait until the old child has left. Returns why the old one stays; empty: it does not."""
         plan = self._plan
         try:
             new = self._start(slot)
         except OSError as error:
-            _log.error("cannot run %s: %s", plan.command[0], error.strerror)
-            return False
+            return f"cannot run {plan.command[0]}: {error.strerror}"
         try:
             serves = await asyncio.wait_for(new.settled(), plan.start_timeout)
         except TimeoutError:
-            _log.error("%s does not listen after %g s (gateway.start_timeout): it is stopped", new, plan.start_timeout)
             await new.end(within=plan.stop_timeout)
-            return False
+            return f"{new} does not listen after {plan.start_timeout:g} s (gateway.start_timeout): it was stopped"
         if not serves:
-            _log.error("%s %s before it listened; its messages are above", new, new.fate)
-            return False
+            return f"{new} {new.fate} before it listened; the gateway's log has its messages"
         old, slot.child = slot.child, new  # the old one may have died and been replaced meanwhile
         self.spawn(self._keep(slot, new))
+        self._changed()
         if old is not None and not await old.end(within=plan.stop_timeout):
             _log.warning("%s did not leave within %g s and was killed", old, plan.stop_timeout)
-        return True
+        return ""

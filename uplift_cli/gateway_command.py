@@ -10,6 +10,7 @@ import click
 
 from gateway.parent import Parent
 from gateway.slots import Plan
+from uplift_cli.gateway_reload import pid_file, reload
 from uplift_cli.options import config_option
 from uplift_settings import load
 from uplift_settings.logs import log_to_stderr
@@ -19,7 +20,7 @@ STOP_MARGIN = 5.0
 """Seconds beyond `gateway.stop_grace` after which a process hangs, and is killed."""
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
@@ -35,6 +36,8 @@ def gateway(
 ) -> None:
     """Run the gateway until Ctrl-C or SIGTERM, in processes that can be replaced while users work.
 
+    Without a command it runs; `reload` replaces what runs, without a failed request.
+
     A small parent owns the port and starts the gateway's processes; one that dies is started again. It listens to signals:
 
     \b
@@ -44,12 +47,17 @@ def gateway(
                request: for new settings or a new version
     USR2       replace the parent's own program, processes untouched
 
-    An upgrade in place is a new version installed, then USR2, then HUP. What does not start is logged, and the old goes on.
+    An upgrade in place is a new version installed, then `uplift gateway reload`, which sends USR2, then HUP, and waits. What
+    does not start is logged, and the old goes on.
 
     The port may be handed over: by systemd (socket activation), or as a descriptor named by $UPLIFT_LISTEN_FD.
     """  # noqa: D301 - click's mark of a list
     given: dict[str, Any] = {"processes": processes, "host": host, "port": port}
     overrides = {"gateway": {key: value for key, value in given.items() if value is not None}}
+    if ctx.invoked_subcommand is not None:
+        if config is not None or check or overrides["gateway"]:
+            raise click.UsageError(f"these options are for running; those of `{ctx.invoked_subcommand}` come after its name")
+        return
     found = load(config=config, overrides=overrides)
     settings = found.gateway
     if check:
@@ -69,8 +77,12 @@ def gateway(
         restart_pause=settings.restart_pause,
         again=again,
         check=(*again, "--check"),
+        pid_file=str(pid_file(found)),
     )
     ctx.exit(asyncio.run(_run(plan)))
+
+
+gateway.add_command(reload)
 
 
 async def _run(plan: Plan) -> int:

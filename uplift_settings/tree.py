@@ -108,6 +108,9 @@ class GatewaySettings(_Group):
         description="Seconds that an idle connection stays open when the gateway stops, for a request that is on its way.",
     )
     processes: int = Field(1, ge=1, description="Processes of `uplift gateway`, on one port; one for each core that it may use.")
+    pid_file: str = Field(
+        "", description="Where the parent of `uplift gateway` writes who it is. Empty: `gateway.pid` in the home folder."
+    )
     start_timeout: Seconds = Field(
         60.0,
         description="Seconds that a new process gets to listen in a rolling replacement; then the old one stays.",

@@ -58,6 +58,7 @@ create table nodes (                    -- replicas and their leases
     generation text not null unique,    -- names the very process
     applied bigint not null default -1, -- the epoch that its routing table has reached
     loaded bigint,                      -- the epoch that it began with: what was gone by then, it never knew
+    schema text not null default '',    -- the newest migration that its release knows: those after it wait for it to leave
     renewed timestamptz not null default now(),
     until timestamptz not null
 );
@@ -94,5 +95,3 @@ create index instances_unannounced on instances (registered) where not announced
 
 alter table overlays drop constraint overlays_state_check;
 alter table overlays add constraint overlays_state_check check (state in ('open', 'alias', 'closing'));
-
-drop table gateway_state;

@@ -2,10 +2,12 @@
 
 from gateway.store.changes import Changed, ChangeStore, Picture
 from gateway.store.credentials import CredentialStore
-from gateway.store.database import Database, DatabaseError
+from gateway.store.database import Database
+from gateway.store.errors import DatabaseError, Outdated
 from gateway.store.holds import HeldByAnother, HoldStore, NewHold
 from gateway.store.instances import InstanceStore
 from gateway.store.jobs import JobStore
+from gateway.store.migrations import Migrations
 from gateway.store.moves import Move
 from gateway.store.nodes import NodeStore, Quiet
 from gateway.store.outbox import OutboxStore
@@ -31,10 +33,12 @@ __all__ = [
     "IntentRow",
     "JobRow",
     "JobStore",
+    "Migrations",
     "Move",
     "NewHold",
     "NodeStore",
     "OutboxStore",
+    "Outdated",
     "OverlayRow",
     "Picture",
     "ProblemStore",

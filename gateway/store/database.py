@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from importlib import resources
 from typing import Any, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-_MIGRATION_LOCK = 0x55504C49_4654_0001
+from gateway.store.errors import DatabaseError
+from gateway.store.migrations import Migrations
+
 _RETRY = 0.2
 AWAY = (
     OSError,
@@ -26,14 +27,17 @@ AWAY = (
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
 
-class DatabaseError(Exception):
-    """Postgres cannot be reached or used. The message says which address and why."""
-
-
 class Database:
-    """A pool on one Postgres database, migrated."""
+    """A pool on one Postgres database, migrated.
 
-    def __init__(self, *, dsn: str, pool_size: int) -> None:
+    Args:
+        dsn: The database.
+        pool_size: Connections at most.
+        migrations: What the release knows of the schema.
+    """
+
+    def __init__(self, *, dsn: str, pool_size: int, migrations: Migrations | None = None) -> None:
+        self.migrations = migrations or Migrations()
         self._dsn = dsn
         self._size = pool_size
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
@@ -47,14 +51,14 @@ class Database:
             wait: Seconds to wait for Postgres.
 
         Raises:
-            DatabaseError: Postgres does not answer, or was migrated by a newer gateway.
+            DatabaseError: Postgres does not answer, or was migrated beyond this release.
         """
         deadline = asyncio.get_running_loop().time() + wait
         while True:
             try:
                 connection = await self._connect(deadline)
                 try:
-                    await _migrate(connection)
+                    await self.migrations.before(connection)
                 finally:
                     with contextlib.suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                         await connection.close(timeout=1)
@@ -97,6 +101,15 @@ class Database:
                 await asyncio.wait_for(self._pool.close(), 2)
             except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 self._pool.terminate()
+
+    async def migrate_after(self) -> tuple[str, ...]:
+        """Apply a post migration if every replica knows it; what is missing still.
+
+        Raises:
+            DatabaseError: Postgres is away, or was migrated beyond this release.
+        """
+        async with self.transaction() as connection:
+            return await self.migrations.after(connection)
 
     async def dedicated(self, *, timeout: float) -> "asyncpg.Connection[asyncpg.Record]":
         """A connection of its own, beside the pool's; the caller closes it.
@@ -166,25 +179,3 @@ def _text(error: BaseException) -> str:
 
 def _dump(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-async def _migrate(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Apply what is not applied yet, each migration in a transaction, all under one lock."""
-    folder = resources.files("gateway") / "sql"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
-    await connection.execute("select pg_advisory_lock($1)", _MIGRATION_LOCK)
-    try:
-        await connection.execute(
-            "create table if not exists migrations (name text primary key, applied timestamptz not null default now())"
-        )
-        applied = {row["name"] for row in await connection.fetch("select name from migrations")}
-        unknown = sorted(applied - set(names))
-        if unknown:
-            raise DatabaseError(f"the database was migrated by a newer gateway ({unknown[-1]}); run that version or a newer one")
-        for name in names:
-            if name not in applied:
-                async with connection.transaction():
-                    await connection.execute((folder / name).read_text(encoding="utf-8"))
-                    await connection.execute("insert into migrations (name) values ($1)", name)
-    finally:
-        await connection.execute("select pg_advisory_unlock($1)", _MIGRATION_LOCK)

@@ -49,15 +49,22 @@ class NodeStore:
         self._database = database
 
     async def join(self, *, name: str, generation: str, lease: float, settle: float, replaces: str = "") -> None:
-        """Be one of the replicas. What a dead process of the same name had sent stays loose for `settle` seconds."""
+        """Be one of the replicas. What a dead process of the same name had sent stays loose for `settle` seconds.
+
+        Raises:
+            Outdated: The database was migrated beyond this release.
+        """
+        migrations = self._database.migrations
         async with self._database.transaction() as connection:
+            await migrations.admit(connection)
             await connection.execute("select pg_advisory_xact_lock($1)", _JOIN_LOCK)
             await _bury(connection, "name in ($1, $2) and generation <> $3", settle, name, replaces or name, generation)
             await connection.execute(
-                "insert into nodes (name, generation, until) values ($1, $2, clock_timestamp() + make_interval(secs => $3))"
-                " on conflict (name) do update"
-                " set applied = -1, loaded = null, renewed = clock_timestamp(), until = excluded.until",
-                name, generation, lease,
+                "insert into nodes (name, generation, schema, until)"
+                " values ($1, $2, $4, clock_timestamp() + make_interval(secs => $3))"
+                " on conflict (name) do update set applied = -1, loaded = null, renewed = clock_timestamp(),"
+                " until = excluded.until, schema = excluded.schema",
+                name, generation, lease, migrations.newest,
             )  # fmt: skip
             await connection.execute("delete from ghosts where generation = $1", generation)
             await connection.execute("select pg_notify('uplift_nodes', $1)", name)

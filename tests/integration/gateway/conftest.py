@@ -29,7 +29,7 @@ from aiohttp import web
 
 from gateway.app import Gateway
 from gateway.platform import Platform
-from gateway.store import Database
+from gateway.store import Database, Migrations
 from gateway_client import (
     ChangeRef,
     FinishRequest,
@@ -71,7 +71,16 @@ async def eventually(fact: Callable[[], Any], *, within: float = PATIENCE) -> An
 class Running:
     """A gateway in a thread with a loop of its own, as its process has one."""
 
-    def __init__(self, dsn: str, *, database_wait: float = 5.0, token: str = "", node: str = "", **settings: Any) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        database_wait: float = 5.0,
+        token: str = "",
+        node: str = "",
+        migrations: Path | None = None,
+        **settings: Any,
+    ) -> None:
         self.dsn = dsn
         self.node = node
         self.token = token
@@ -79,6 +88,8 @@ class Running:
         self.url = ""
         self.port = 0
         self.platform: Platform | None = None
+        self.gateway: Gateway | None = None
+        self._migrations = Migrations(migrations)
         self._database_wait = database_wait
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -113,7 +124,7 @@ class Running:
             self._ready.set()
 
     async def _serve(self) -> None:
-        database = Database(dsn=self.dsn, pool_size=self.settings.pool)
+        database = Database(dsn=self.dsn, pool_size=self.settings.pool, migrations=self._migrations)
         await database.open(wait=self._database_wait)
         sock = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port = sock.getsockname()[1]
@@ -122,7 +133,7 @@ class Running:
         self.platform = Platform(
             database=database, settings=self.settings, url=self.url, ui_url="", namespace="default", node=self.node or self.url
         )
-        gateway = Gateway(
+        gateway = self.gateway = Gateway(
             platform=self.platform, settings=self.settings, temporal=TemporalSettings(address=NOWHERE), token=self.token
         )
         await gateway.open(sock)

@@ -1,6 +1,7 @@
 """`uplift gateway` as its operator runs it: real processes, a real module behind them, and users who notice nothing."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -51,6 +52,27 @@ class Operated:
     def send(self, signum: int) -> None:
         self.process.process.send_signal(signum)
 
+    @property
+    def config(self) -> Path:
+        """Its settings file."""
+        return Path(self.process.env["UPLIFT_CONFIG"])
+
+    @property
+    def pid_file(self) -> Path:
+        return Path(self.process.env["UPLIFT_HOME"]) / "gateway.pid"
+
+    async def reload(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`uplift gateway reload`, as its operator calls it."""
+        return await asyncio.to_thread(
+            subprocess.run,
+            (sys.executable, "-m", "uplift_cli.main", "gateway", "reload", *arguments),
+            cwd=ROOT,
+            env={**os.environ, "UPLIFT_HOME": self.process.env["UPLIFT_HOME"]},
+            capture_output=True,
+            text=True,
+            timeout=3 * PATIENCE,
+        )
+
     async def ended(self) -> int:
         found: int = await asyncio.to_thread(self.process.process.wait, PATIENCE)
         return found
@@ -77,6 +99,9 @@ async def operated(gateway_process: Any, site_of: Any, upstream: Any, until: Any
 
     async def start(processes: int = 1, **settings: Any) -> Operated:
         process = gateway_process(**{**CALM, **settings})
+        config = process.log.with_suffix(".toml")
+        config.touch()
+        process.env["UPLIFT_CONFIG"] = str(config)
         run(process, "--processes", str(processes))
         await until(lambda: process.log.read_text().count("listens on port") == processes, within=PATIENCE)
         sites.append(site_of(process.url))
@@ -192,6 +217,68 @@ async def known_to_all(gateway: Operated) -> bool:
 @pytest.mark.usefixtures("several")
 async def test_a_rolling_replacement_of_real_gateways_fails_no_request(operated: Start, load: Any, until: Any) -> None:
     await replaced_under_load(await operated(2), load, until, requests=4_000, times=1)
+
+
+@pytest.mark.usefixtures("several")
+async def test_a_reload_replaces_parent_and_processes_under_load_and_ends_when_that_is_done(
+    operated: Start, load: Any, until: Any
+) -> None:
+    gateway = await operated(2)
+    await until(lambda: known_to_all(gateway), within=PATIENCE)
+    await gateway.site.close()
+    before = gateway.children()
+    running = load(gateway.site.port, request=gateway.request, clients=8)
+    await running.reach(500)
+    found = await gateway.reload()
+    after = gateway.children()
+    await running.reach(500)
+    await running.end()
+    assert (found.returncode, found.stderr) == (0, "")
+    assert running.failures == []
+    assert len(after) == 2
+    assert after.isdisjoint(before)
+    told = found.stdout.splitlines()
+    assert told[0] == f"the parent (pid {gateway.process.pid}) runs its new program"
+    assert [line.partition(":")[0] for line in told[1:3]] == ["place 1 of 2", "place 2 of 2"]
+    assert told[3:] == ["all 2 processes are replaced"]
+
+
+@pytest.mark.usefixtures("several")
+async def test_a_reload_says_why_a_successor_did_not_start_and_what_served_goes_on(operated: Start) -> None:
+    gateway = await operated(1)
+    before = gateway.children()
+    gateway.config.write_text("[gateway]\npool = 'many'\n")
+    found = await gateway.reload()
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "nothing was replaced: the new program does not work; the gateway's log has its messages" in found.stderr
+    found = await gateway.reload("--only-children")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "ended with exit code 1 before it listened; the gateway's log has its messages" in found.stderr
+    assert gateway.children() == before
+    assert (await gateway.site.get(gateway.tenant, f"/{gateway.product}")).status_code == 200
+    gateway.config.write_text("")
+    found = await gateway.reload("--only-children")
+    assert found.returncode == 0
+    assert found.stdout.splitlines()[-1] == "all 1 processes are replaced"
+
+
+async def test_a_pid_that_is_somebody_elses_by_now_is_not_signalled(operated: Start) -> None:
+    gateway = await operated(1)
+    record = json.loads(gateway.pid_file.read_text())
+    assert record["pid"] == gateway.process.pid
+    gateway.send(signal.SIGTERM)
+    await gateway.site.close()
+    assert await gateway.ended() == 0
+    assert not gateway.pid_file.exists()
+    stranger = subprocess.Popen((sys.executable, "-c", "input()"), stdin=subprocess.PIPE)
+    try:
+        gateway.pid_file.write_text(json.dumps({**record, "pid": stranger.pid}))
+        found = await gateway.reload()
+        assert found.returncode == 1
+        assert f"no gateway runs that says so in {gateway.pid_file}" in found.stderr
+        assert stranger.poll() is None
+    finally:
+        stranger.communicate()
 
 
 @pytest.mark.soak

@@ -1,0 +1,300 @@
+"""The protocol, by a machine that sends signals and requests, is late, kills, cuts off and stops replicas in any order.
+
+The replicas run the gateway's own code, see `simulation/world.py`. After every step: a hold stands in every replica that has read
+it, and opens by RESUME only. When a request is taken on: no UPDATE of its link has returned, unless it is part of old work. At an
+instance: its sender has a lease, the link is not HELD, the version was not switched away from. At every HELD: nothing old is at
+work. At the end: each request was sent once at most, and answered.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from gateway.holds import _let_go
+from gateway.membership import Membership
+
+_SPEC = importlib.util.spec_from_file_location("protocol_world", Path(__file__).parent / "simulation" / "world.py")
+assert _SPEC is not None
+assert _SPEC.loader is not None
+world_ = importlib.util.module_from_spec(_SPEC)
+sys.modules["protocol_world"] = world_
+_SPEC.loader.exec_module(world_)
+Broken, Replica, World, TENANTS = world_.Broken, world_.Replica, world_.World, world_.TENANTS
+
+NUMBER = st.integers(0, 7)
+PRODUCT = st.sampled_from("aaab")
+TENANT = st.sampled_from(TENANTS)
+STEPS = 25
+CASES = 800
+
+
+class Protocol(RuleBasedStateMachine):
+    """One platform of a few replicas."""
+
+    fault: Callable[[Any], None] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(fault=type(self).fault)
+        self.holds = 0
+
+    @initialize(replicas=st.integers(1, 3))
+    def begin(self, replicas: int) -> None:
+        for number in range(replicas):
+            Replica(self.world, f"r{number}")
+        self.world.advance(1.5)
+
+    def one(self, number: int) -> Any:
+        living = [each for each in self.world.replicas if each.alive]
+        return living[number % len(living)] if living else None
+
+    @rule(
+        number=NUMBER, tenant=TENANT, product=PRODUCT, count=st.integers(1, 3), aware=st.sampled_from((False, False, False, True))
+    )
+    def request(self, number: int, tenant: str, product: str, count: int, aware: bool) -> None:
+        replica = self.one(number)
+        if replica is not None and replica.serves:
+            for _ in range(count):
+                replica.ask(tenant, product, aware=aware)
+
+    @precondition(lambda self: self.at_work)
+    @rule(number=NUMBER, which=NUMBER, product=PRODUCT)
+    def part(self, number: int, which: int, product: str) -> None:
+        """What is at work at an instance asks for more."""
+        replica = self.one(number)
+        parent = self.at_work[which % len(self.at_work)]
+        if replica is not None and replica.serves:
+            replica.ask(parent.asked.tenant, product, chain=f"{parent.exchange.id}/{parent.asked.product}")
+
+    @property
+    def at_work(self) -> list[Any]:
+        return [each for each in self.world.arrivals if not each.result.done() and each.asked.replica.alive]
+
+    @precondition(lambda self: self.at_work)
+    @rule(which=NUMBER, well=st.sampled_from((True, True, False)))
+    def answer(self, which: int, well: bool) -> None:
+        self.at_work[which % len(self.at_work)].result.set_result(well)
+
+    @precondition(lambda self: any(not each.answer for each in self.world.requests))
+    @rule(which=NUMBER)
+    def leave(self, which: int) -> None:
+        """A client closes its connection."""
+        waiting = [each for each in self.world.requests if not each.answer and each.replica.alive]
+        if waiting:
+            asked = waiting[which % len(waiting)]
+            asked.left = True
+            asked.task.cancel()
+
+    @rule(
+        number=NUMBER,
+        tenant=st.sampled_from((*TENANTS, "t", "*")),
+        product=PRODUCT,
+        grace=st.sampled_from((0.0, 1.0, 5.0)),
+        ttl=st.sampled_from((None, None, -5.0, 2.0)),  # a clock that jumps makes it anything
+        again=st.booleans(),
+    )
+    def update(self, number: int, tenant: str, product: str, grace: float, ttl: float | None, again: bool) -> None:
+        replica = self.one(number)
+        if replica is None or not replica.serves:
+            return
+        retried = [each for each in self.world.holds.values() if not each.returned] if again else []
+        if retried:
+            row = retried[0].row
+            replica.update(row["id"], row["tenant"], row["product"], row["grace"], None)
+        else:
+            self.holds += 1
+            replica.update(f"hold-{self.holds}", tenant, product, grace, ttl)
+
+    @precondition(lambda self: self.world.holds)
+    @rule(which=NUMBER, number=NUMBER, switch=st.booleans())
+    def resume(self, which: int, number: int, switch: bool) -> None:
+        standing = [*self.world.holds.values()]
+        hold = standing[which % len(standing)]
+        if switch and hold.row["state"] == "HELD":
+            self.world.open(hold.row["id"], switch=True)
+        elif (replica := self.one(number)) is not None:
+            row = hold.row
+
+            async def resume() -> None:
+                try:
+                    await replica.holds.resume(row["id"], product=row["product"], holder=row["holder"], override=False)
+                except world_.DatabaseError:
+                    return
+
+            replica.loop.create_task(resume())
+
+    @rule(number=NUMBER, turns=st.integers(1, 6))
+    def turn(self, number: int, turns: int) -> None:
+        """One replica goes on while the others are late."""
+        replica = self.one(number)
+        if replica is not None and not replica.paused:
+            for _ in range(turns):
+                replica.loop.turn()
+
+    @rule(seconds=st.sampled_from((0.0, 0.25, 0.5, 1.0, 2.5, 5.0)))
+    def wait(self, seconds: float) -> None:
+        self.world.advance(seconds)
+
+    @rule()
+    def wait_long(self) -> None:
+        self.world.advance(9.0)
+
+    @rule(number=NUMBER, latency=st.sampled_from((0.0, 0.3, 1.5)))
+    def late(self, number: int, latency: float) -> None:
+        if (replica := self.one(number)) is not None:
+            replica.latency = latency
+
+    @rule(number=NUMBER)
+    def pause(self, number: int) -> None:
+        """It stands still, or goes on as if nothing had been: SIGSTOP, SIGCONT, a machine that is moved."""
+        if (replica := self.one(number)) is not None:
+            replica.paused = not replica.paused
+
+    @rule(number=NUMBER)
+    def cut_off(self, number: int) -> None:
+        """It is cut off from Postgres, or reaches it again."""
+        if (replica := self.one(number)) is not None:
+            replica.cut = not replica.cut
+            replica.lose_wire()
+
+    @rule()
+    def postgres(self) -> None:
+        """Postgres goes, or comes back."""
+        self.world.away = not self.world.away
+        for replica in self.world.replicas:
+            replica.lose_wire()
+
+    @rule(number=NUMBER, again=st.booleans())
+    def kill(self, number: int, again: bool) -> None:
+        replica = self.one(number)
+        if replica is not None:
+            replica.end()
+            if again or self.one(0) is None:
+                Replica(self.world, replica.name)
+
+    @precondition(lambda self: len([each for each in self.world.replicas if each.alive]) < 3)
+    @rule()
+    def another(self) -> None:
+        Replica(self.world, f"r{len(self.world.replicas)}")
+
+    @invariant()
+    def what_stands_in_the_rows_stands_in_memory(self) -> None:
+        self.world.check_memory()
+
+    def teardown(self) -> None:
+        try:
+            if sys.exc_info()[0] is None:
+                self.calm()
+        finally:
+            self.world.close()
+
+    def calm(self) -> None:
+        """All is well again and every hold is opened: then everybody has an answer."""
+        world = self.world
+        world.away = False
+        for replica in world.replicas:
+            replica.paused = replica.cut = False
+            replica.latency = 0.0
+        world.advance(3.0)  # UPDATEs that are on their way arrive
+        for hold in tuple(world.holds):
+            world.open(hold)
+        world.advance(1.5)
+        while self.at_work:
+            for arrival in self.at_work:
+                arrival.result.set_result(True)
+            world.advance(0.5)
+        world.check_memory()
+        world.check_answers()
+
+
+def run(cases: int, fault: Callable[[Any], None] | None = None, **more: Any) -> None:
+    machine = type("Protocol", (Protocol,), {"fault": staticmethod(fault) if fault else None})
+    chosen = settings(
+        max_examples=cases, stateful_step_count=STEPS, deadline=None, suppress_health_check=list(HealthCheck), **more
+    )
+    run_state_machine_as_test(machine, settings=chosen)
+
+
+def test_no_order_of_events_breaks_the_protocol() -> None:
+    run(CASES)
+
+
+@pytest.mark.soak
+def test_no_order_of_many_events_breaks_the_protocol() -> None:
+    run(60_000, derandomize=False)
+
+
+class _NoLease(Membership):
+    """Routes whatever its lease says."""
+
+    @property
+    def may_route(self) -> bool:
+        return True
+
+
+async def _at_once(*_: Any, **__: Any) -> bool:
+    return True
+
+
+def _ignores_its_lease(replica: Any) -> None:
+    replica.platform.membership.__class__ = _NoLease
+
+
+def _returns_before_the_others_have_followed(replica: Any) -> None:
+    replica.platform.membership.barrier = _at_once
+
+
+def _is_held_without_the_others(replica: Any) -> None:
+    is_quiet = type(replica.world).is_quiet
+    replica.world.is_quiet = lambda *asked: replace(is_quiet(replica.world, *asked), busy=())
+
+
+def _is_quiet_while_it_works(replica: Any) -> None:
+    replica.holds._busy = lambda link, loose: []
+
+
+def _lets_parts_of_old_work_through_unasked(replica: Any) -> None:
+    replica.holds.lets_through = _at_once
+
+
+def _opens_what_is_overdue(replica: Any) -> None:
+    replica.holds._overdue = lambda link, hold: replica.holds._resumed(link)
+
+
+def _releases_in_reverse(replica: Any) -> None:
+    replica.holds.release = lambda link: replica.platform.drains.spawn(_let_go(link.take_waiters()[::-1], 100))
+
+
+def _releases_nobody(replica: Any) -> None:
+    replica.holds.release = lambda link: None
+
+
+_QUICK = (_ignores_its_lease, _is_held_without_the_others, _is_quiet_while_it_works, _opens_what_is_overdue, _releases_nobody)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (_ignores_its_lease, "without a lease"),
+        pytest.param(
+            _returns_before_the_others_have_followed, "after its UPDATE has returned|after the switch", marks=pytest.mark.soak
+        ),
+        (_is_held_without_the_others, "is at work|which is HELD"),
+        (_is_quiet_while_it_works, "is at work"),
+        pytest.param(_lets_parts_of_old_work_through_unasked, "is at work|which is HELD", marks=pytest.mark.soak),
+        (_opens_what_is_overdue, "opened by itself|after its UPDATE has returned"),
+        pytest.param(_releases_in_reverse, "released after one that came later", marks=pytest.mark.soak),
+        (_releases_nobody, "gets no answer"),
+    ],
+)
+def test_a_fault_is_found(fault: Callable[[Any], None], said: str) -> None:
+    with pytest.raises(Broken, match=said):
+        run(500 if fault in _QUICK else 20_000, fault, phases=(Phase.generate,), report_multiple_bugs=False)
