@@ -86,6 +86,7 @@ class Passage:
         tried: Instances that did not answer.
         tries: How often an instance was tried.
         sent: How often it may have reached one of them.
+        only_while_open: The product whose link must still be open when the first byte is sent; None: it goes past a hold.
     """
 
     tenant: str
@@ -99,6 +100,7 @@ class Passage:
     sent: int = 0
     body: Body | None = None
     asked: bool = False
+    only_while_open: str | None = None
 
     def open_body(self, request: web.BaseRequest, *, repeat_max: int) -> Any:
         """The body for the next try, or None."""

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import secrets
+from contextvars import ContextVar
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -29,7 +30,7 @@ from gateway.parking import Parking, is_gone
 from gateway.passage import Passage
 from gateway.platform import Platform
 from gateway.replies import Interruption, closed, held, interrupted, lost, problem
-from gateway.routing import OverlayRoute
+from gateway.routing import OverlayRoute, RoutingTable
 from upgrade_core.ids import SUPERTENANT
 from upgrade_core.protocol import Availability, Hold, Reply, reply_to
 
@@ -77,7 +78,7 @@ class Proxy:
     async def open(self) -> None:
         """Open the pool of connections to instances."""
         # Idle connections are dropped before the usual module does (Node: 5 s): a POST must not meet a closing one.
-        connector = _Leased(membership=self._membership, limit=0, keepalive_timeout=4, ttl_dns_cache=10)
+        connector = _Leased(membership=self._membership, table=self._table, limit=0, keepalive_timeout=4, ttl_dns_cache=10)
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -166,6 +167,7 @@ class Proxy:
                         await self._queue_up(request, queue, passage)
                         continue
                     way = place if gate is None else table.link(tenant, product)
+                    passage.only_while_open = product if reply is Reply.PASS and gate is not None else None
                     if (answered := await self._forward(request, way, module, passage)) is not None:
                         return answered
                     continue
@@ -317,7 +319,7 @@ class Proxy:
             task.uncancel()
             _close_if_begun(request, exchange)
             return interrupted(request, replace(why, detail="the update went on without this request's answer")), ""
-        except _NoLease:
+        except _TooLate:
             exchange.answered = True  # nothing was sent
             return None, ""
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -355,6 +357,7 @@ class Proxy:
         body = passage.open_body(request, repeat_max=self._settings.repeat_max)
         if body is None and request.method not in _WITHOUT_LENGTH and hdrs.CONTENT_LENGTH not in headers:
             headers[hdrs.CONTENT_LENGTH] = "0"
+        _sending.set(passage)
         begun = perf_counter()
         async with self._session.request(
             request.method, URL(instance.row.url + target, encoded=True), headers=headers, data=body, allow_redirects=False
@@ -376,24 +379,33 @@ class Proxy:
             return response
 
 
-class _NoLease(Exception):
-    """The lease ran out while the connection was made; nothing was sent."""
+class _TooLate(Exception):
+    """The lease ran out, or the link was held, while the connection was made; nothing was sent."""
+
+
+_sending: ContextVar[Passage] = ContextVar("sending")
 
 
 class _Leased(aiohttp.TCPConnector):
-    """Connections to instances, given out while the lease runs: it is looked at last before the first byte is sent."""
+    """Connections to instances, given out while the lease runs and the link is open, which is looked at before the first byte.
 
-    def __init__(self, *, membership: Membership, **options: Any) -> None:
+    Making a connection takes time: a request that was let through before an UPDATE must not reach the old version after it.
+    """
+
+    def __init__(self, *, membership: Membership, table: RoutingTable, **options: Any) -> None:
         super().__init__(**options)
         self._membership = membership
+        self._table = table
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: "list[Any]", timeout: aiohttp.ClientTimeout
     ) -> "aiohttp.connector.Connection":
         connection = await super().connect(req, traces, timeout)
-        if not self._membership.may_route:
+        passage = _sending.get()
+        product = passage.only_while_open
+        if not self._membership.may_route or (product is not None and self._table.is_held(passage.tenant, product)):
             connection.release()
-            raise _NoLease
+            raise _TooLate
         return connection
 
     async def _get(self, key: Any, traces: "list[Any]") -> "aiohttp.connector.Connection | None":

@@ -182,6 +182,11 @@ class RoutingTable:
             found = self.stars[product] = Link(tenant=EVERY_TENANT, product=product)
         return found
 
+    def is_held(self, tenant: str, product: str) -> bool:
+        """Whether a tenant's link, or the product as a whole, is held now."""
+        link = self._links.get((tenant, product))
+        return product in self.stars or (link is not None and link.hold is not Hold.OPEN)
+
     def links(self, tenant: str | None = None) -> Iterator[Link]:
         """All links of tenants, or those of one tenant."""
         return (link for link in self._links.values() if tenant is None or link.tenant == tenant)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -494,3 +495,28 @@ async def test_a_draining_hold_goes_on_after_the_gateway_was_killed_and_waits_fo
     await m.job.switch(m.new)
     assert (await m.ask()).json()["name"] == "new"
     await site.close()
+
+
+async def test_a_request_that_is_still_connecting_does_not_reach_the_old_version_after_an_update(
+    new_site: Any, name: Any, two: Any, until: Any
+) -> None:
+    """It was let through before the UPDATE; nothing of it was sent, so it waits as those that came later."""
+    site = await new_site(connect_timeout=20.0)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        m = await moving(site, name, f"http://127.0.0.1:{full.getsockname()[1]}", two[1].url)
+        taken = socket.create_connection(full.getsockname())  # nobody is accepted: the next connection has to wait
+        waiting = m.begin()
+        await until(lambda: site.in_flight(m.tenant))
+        states = await m.job.hold(m.new)
+        full.settimeout(15)
+        (await asyncio.to_thread(full.accept))[0].close()
+        connected, _ = await asyncio.to_thread(full.accept)
+        await until(lambda: m.parked(1))
+        assert (await site.runs.delay(states[0].id, wait=10)).state == "HELD"
+        await m.job.switch(m.new)
+        assert (await waiting).json()["name"] == "new"
+        connected.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            connected.recv(1)
+        connected.close()
+        taken.close()
