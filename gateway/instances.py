@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 from gateway.store import InstanceRow
-from upgrade_core.protocol import Availability, Effect, Signal, on_availability
+from upgrade_core.protocol import Availability, Effect, Service, Signal, on_availability, on_service
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Instance:
         row: What is registered.
         seen: When it last said itself that it is well, as the row has it.
         in_flight: Requests at work in it, sent by this replica.
-        in_service: Whether it gets requests.
+        state: Whether it gets requests; moved by the protocol's table alone.
         failures: Failed health checks in a row.
         times_seen: Counts how often it came (back) into service; tells apart what happened to an earlier process.
         last_turn: When it was last chosen, by the pool's count.
@@ -37,12 +37,26 @@ class Instance:
     row: InstanceRow
     seen: str | None
     in_flight: int = 0
-    in_service: bool = False
+    state: Service = Service.GONE
     failures: int = 0
     times_seen: int = 0
     last_turn: int = 0
     dropped: asyncio.Event = field(default_factory=asyncio.Event)
     trace: str = ""
+
+    @property
+    def in_service(self) -> bool:
+        """Whether it gets requests."""
+        return self.state is Service.SERVING
+
+    def apply(self, signal: Signal) -> tuple[Effect, ...]:
+        """Move by the table.
+
+        Raises:
+            IllegalSignal: The table forbids it; nothing changed.
+        """
+        self.state, effects = on_service(self.state, signal)
+        return effects
 
     def __post_init__(self) -> None:
         self.trace = f"{self.row.module} {quote(self.row.id, safe='')}"
@@ -124,6 +138,7 @@ class Pool:
         known = self._by_id.pop(instance, None)
         if known is None:
             return
+        known.apply(Signal.DISCONNECT)
         version = self._versions[known.row.module]
         version.instances.remove(known)
         if known in version.in_service:
@@ -161,8 +176,8 @@ class Pool:
         if not instance.in_service or instance.times_seen != times_seen:
             return
         _log.warning("instance %s of %s is out of service: %s", instance.row.id, instance.row.module, why)
-        instance.in_service = False
-        instance.dropped.set()
+        if Effect.GO_ELSEWHERE in instance.apply(Signal.DROPPED):
+            instance.dropped.set()
         version = self._versions[instance.row.module]
         if instance in version.in_service:
             version.in_service.remove(instance)
@@ -175,8 +190,9 @@ class Pool:
         instance.failures = 0
         instance.times_seen += 1
         version = self._versions[instance.row.module]
-        if not instance.in_service:
-            instance.in_service = True
+        was_serving = instance.in_service
+        instance.apply(Signal.SEEN)
+        if not was_serving:
             instance.dropped.clear()
             version.in_service.append(instance)
         self._signal(version, Signal.SEEN)

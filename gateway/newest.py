@@ -13,6 +13,7 @@ from gateway.problems import Problems
 from gateway.store import DatabaseError
 from upgrade_core.errors import UpliftError
 from upgrade_core.problems import newer_blocked
+from upgrade_core.protocol import Effect, Routing, Signal, on_routing
 
 _log = logging.getLogger(__name__)
 ACTOR = "newest routing"
@@ -64,7 +65,9 @@ class Newest:
         found = []
         for tenant, row in sorted(table.tenants.items()):
             bound = table.modules.get(table.bindings.get(tenant, {}).get(newcomer.product, ""))
-            if row.routing != "newest" or bound is None or not bound.module_id < newcomer.module_id:
+            if bound is None or not bound.module_id < newcomer.module_id:
+                continue
+            if Effect.UPGRADE not in on_routing(Routing(row.routing), Signal.NEWER)[1]:
                 continue
             new, old = newcomer.module_id.version, bound.module_id.version
             if (new.is_pre_release and not old.is_pre_release) or (new.is_npm_snapshot and not old.is_npm_snapshot):

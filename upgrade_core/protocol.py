@@ -26,8 +26,23 @@ class Availability(StrEnum):
     CLOSED = "CLOSED"
 
 
+class Service(StrEnum):
+    """Whether an instance gets requests."""
+
+    SERVING = "SERVING"
+    OUT = "OUT"
+    GONE = "GONE"
+
+
+class Routing(StrEnum):
+    """Which version a tenant's requests go to (requirement A5)."""
+
+    PINNED = "pinned"
+    NEWEST = "newest"
+
+
 class Signal(StrEnum):
-    """What happens to a link."""
+    """What happens to a link, an instance, or a product."""
 
     UPDATE = "UPDATE"
     DRAINED = "DRAINED"
@@ -36,6 +51,9 @@ class Signal(StrEnum):
     SEEN = "SEEN"
     LAST_GONE = "LAST_GONE"
     TTL_EXPIRED = "TTL_EXPIRED"
+    DISCONNECT = "DISCONNECT"
+    DROPPED = "DROPPED"
+    NEWER = "NEWER"
 
 
 class Effect(StrEnum):
@@ -48,6 +66,9 @@ class Effect(StrEnum):
     START_TTL = "start the TTL"
     ANSWER_MISSING = "answer the parked requests MISSING"
     TELL_ADMINISTRATOR = "tell the administrator"
+    GO_ELSEWHERE = "send what may be repeated to the next instance, probe this one until it is well"
+    LET_FINISH = "let its requests finish"
+    UPGRADE = "start the upgrade pipeline"
 
 
 class Reply(StrEnum):
@@ -80,6 +101,23 @@ AVAILABILITIES: dict[tuple[Availability, Signal], tuple[Availability, tuple[Effe
     (Availability.CLOSED, Signal.LAST_GONE): (Availability.CLOSED, ()),
 }
 """What signals do to an availability. What is not here is illegal."""
+
+SERVICES: dict[tuple[Service, Signal], tuple[Service, tuple[Effect, ...]]] = {
+    (Service.GONE, Signal.SEEN): (Service.SERVING, ()),
+    (Service.SERVING, Signal.SEEN): (Service.SERVING, ()),
+    (Service.SERVING, Signal.DROPPED): (Service.OUT, (Effect.GO_ELSEWHERE,)),
+    (Service.SERVING, Signal.DISCONNECT): (Service.GONE, (Effect.LET_FINISH,)),
+    (Service.OUT, Signal.SEEN): (Service.SERVING, ()),
+    (Service.OUT, Signal.DROPPED): (Service.OUT, ()),
+    (Service.OUT, Signal.DISCONNECT): (Service.GONE, (Effect.LET_FINISH,)),
+}
+"""What signals do to an instance. SEEN means UP for its version; the last one that serves no more means LAST_GONE."""
+
+ROUTINGS: dict[tuple[Routing, Signal], tuple[Routing, tuple[Effect, ...]]] = {
+    (Routing.PINNED, Signal.NEWER): (Routing.PINNED, ()),
+    (Routing.NEWEST, Signal.NEWER): (Routing.NEWEST, (Effect.UPGRADE,)),
+}
+"""What a higher version that registers does for a tenant."""
 
 REPLIES: dict[tuple[Hold, Availability], Reply] = {
     (Hold.OPEN, Availability.UP): Reply.PASS,
@@ -117,6 +155,30 @@ def on_availability(state: Availability, signal: Signal) -> tuple[Availability, 
         return AVAILABILITIES[state, signal]
     except KeyError:
         raise IllegalSignal(f"{signal} is not allowed while the product is {state}") from None
+
+
+def on_service(state: Service, signal: Signal) -> tuple[Service, tuple[Effect, ...]]:
+    """What an instance does next, and the effects.
+
+    Raises:
+        IllegalSignal: The table has no such pair; nothing changed.
+    """
+    try:
+        return SERVICES[state, signal]
+    except KeyError:
+        raise IllegalSignal(f"{signal} is not allowed while the instance is {state}") from None
+
+
+def on_routing(state: Routing, signal: Signal) -> tuple[Routing, tuple[Effect, ...]]:
+    """What becomes of a tenant's routing, and the effects.
+
+    Raises:
+        IllegalSignal: The table has no such pair; nothing changed.
+    """
+    try:
+        return ROUTINGS[state, signal]
+    except KeyError:
+        raise IllegalSignal(f"{signal} is not allowed for routing {state}") from None
 
 
 def reply_to(hold: Hold, availability: Availability, *, overdue: bool = False) -> Reply:

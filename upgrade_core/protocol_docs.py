@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TypeVar
 
-from upgrade_core.protocol import AVAILABILITIES, HOLDS, REPLIES, Availability, Effect, Hold, Signal
+from upgrade_core.protocol import AVAILABILITIES, HOLDS, REPLIES, ROUTINGS, SERVICES, Availability, Effect, Hold, Service, Signal
 
 BEGIN = "<!-- from upgrade_core/protocol.py, written by `make docs`: begin -->"
 END = "<!-- from upgrade_core/protocol.py: end -->"
@@ -26,6 +26,11 @@ def render_protocol_tables() -> str:
             "### Availability",
             _diagram(Availability.UP, AVAILABILITIES),
             _transitions(AVAILABILITIES),
+            "### Instances",
+            _diagram(Service.GONE, SERVICES),
+            _transitions(SERVICES),
+            "### Routing",
+            _transitions(ROUTINGS),
             "### Replies",
             _replies(),
         )

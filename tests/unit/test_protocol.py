@@ -10,13 +10,19 @@ from upgrade_core.protocol import (
     AVAILABILITIES,
     HOLDS,
     REPLIES,
+    ROUTINGS,
+    SERVICES,
     Availability,
     Effect,
     Hold,
     Reply,
+    Routing,
+    Service,
     Signal,
     on_availability,
     on_hold,
+    on_routing,
+    on_service,
     reply_to,
 )
 from upgrade_core.protocol_docs import BEGIN, END, render_protocol_tables, with_tables
@@ -46,18 +52,36 @@ def test_a_signal_to_an_availability_has_a_row_or_is_illegal_and_changes_nothing
     assert before == AVAILABILITIES
 
 
-def test_every_signal_is_used_by_exactly_one_table() -> None:
-    holds, availabilities = {signal for _, signal in HOLDS}, {signal for _, signal in AVAILABILITIES}
-    assert holds | availabilities == set(Signal)
-    assert holds & availabilities == set()
+@pytest.mark.parametrize(("state", "signal"), list(itertools.product(Service, Signal)))
+def test_a_signal_to_an_instance_has_a_row_or_is_illegal(state: Service, signal: Signal) -> None:
+    if (state, signal) in SERVICES:
+        assert on_service(state, signal) == SERVICES[state, signal]
+    else:
+        with pytest.raises(IllegalSignal, match=f"^{signal} is not allowed while the instance is {state}$"):
+            on_service(state, signal)
+
+
+@pytest.mark.parametrize(("state", "signal"), list(itertools.product(Routing, Signal)))
+def test_only_a_newer_version_concerns_routing_and_only_where_the_tenant_follows(state: Routing, signal: Signal) -> None:
+    if signal is Signal.NEWER:
+        assert on_routing(state, signal) == (state, (Effect.UPGRADE,) if state is Routing.NEWEST else ())
+    else:
+        with pytest.raises(IllegalSignal, match=f"^{signal} is not allowed for routing {state}$"):
+            on_routing(state, signal)
+
+
+def test_every_signal_is_used_and_those_of_holds_move_nothing_else() -> None:
+    holds, others = {signal for _, signal in HOLDS}, {signal for _, signal in (*AVAILABILITIES, *SERVICES, *ROUTINGS)}
+    assert holds | others == set(Signal)
+    assert holds & others == set()
 
 
 def test_every_effect_is_used() -> None:
-    rows = (*HOLDS.values(), *AVAILABILITIES.values())
+    rows = (*HOLDS.values(), *AVAILABILITIES.values(), *SERVICES.values(), *ROUTINGS.values())
     assert {effect for _, effects in rows for effect in effects} == set(Effect)
 
 
-@pytest.mark.parametrize("table", [HOLDS, AVAILABILITIES])
+@pytest.mark.parametrize("table", [HOLDS, AVAILABILITIES, SERVICES])
 def test_every_state_can_be_reached_and_left(table: dict[tuple[Hold, Signal], tuple[Hold, tuple[Effect, ...]]]) -> None:
     states = {type(state) for state, _ in table}.pop()
     assert {after for after, _ in table.values()} == set(states)
