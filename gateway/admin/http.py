@@ -19,7 +19,7 @@ from gateway.problems import Problems
 from gateway.store import CredentialStore
 
 _Model = TypeVar("_Model")
-NO_ROLE = "this token has not the role that this call asks for"
+NO_ROLE = "this token has not the role that this call asks for, or not for what the call names: `uplift token list` shows both"
 """The text of every 403: it must not tell what is there."""
 
 

@@ -29,7 +29,7 @@ async def signal(call: Call) -> web.Response:
     except UpliftError as error:
         raise ApiError(400, str(error)) from error
     if not any(known.product == product for known in call.platform.table.modules.values()):
-        raise ApiError(404, module)
+        raise ApiError(404, f"{module}: no version of {product} is registered; POST /_/proxy/modules registers one")
     if wire.event == "UPDATE":
         return await _update(call, wire, product)
     if wire.event == "RESUME":
@@ -49,6 +49,9 @@ async def links(call: Call) -> web.Response:
         if link.hold is Hold.OPEN and is_up and not link.flow.in_flight and not link.waiters:
             continue
         row = link.row
+        version = call.platform.table.pool.version(link.module) if link.module else None
+        since = row.since if row else version.lost_since if version else None
+        until = row.until if row else version.lost_until if version else None
         found.append(
             {
                 "tenant": link.tenant,
@@ -59,8 +62,8 @@ async def links(call: Call) -> web.Response:
                 "holdId": link.hold_id or None,
                 "holder": row.holder if row else None,
                 "reason": row.reason if row else None,
-                "since": row.since.isoformat() if row else None,
-                "until": row.until.isoformat() if row and row.until else None,
+                "since": since.isoformat() if since else None,
+                "until": until.isoformat() if until else None,
                 "inFlight": sum(len(flow.in_flight) for flow in call.platform.table.flows_of(link)),
                 "parked": len(link.waiters),
             }
@@ -126,7 +129,7 @@ async def _resume(call: Call, wire: SignalWire, product: str) -> web.Response:
         if wire.instance is None:
             raise ApiError(400, "RESUME names a hold that it opens, or an instance that is well again")
         if not await call.platform.instances.seen(wire.instance, call.path["module"]):
-            raise ApiError(404, f"{call.path['module']}/{wire.instance}")
+            raise _unknown_instance(call.path["module"], wire.instance)
         await call.platform.spread()
         return answer({"instance": wire.instance, "lifecycle": "RESUME"}, headers={"X-Okapi-Lifecycle": "RESUME"})
     try:
@@ -143,7 +146,7 @@ async def _disconnect(call: Call, wire: SignalWire) -> web.Response:
     if wire.instance is None:
         raise ApiError(400, "DISCONNECT names the instance that leaves")
     if not await platform.instances.disconnect(wire.instance, module):
-        raise ApiError(404, f"{module}/{wire.instance}")
+        raise _unknown_instance(module, wire.instance)
     await platform.catch_up()
     await platform.membership.barrier()
     grace = platform.settings.grace if wire.grace is None else min(wire.grace, MAX_WAIT)
@@ -155,6 +158,10 @@ def _sender(call: Call, wire: SignalWire) -> str:
     """Who holds: an instance of the module, or else an operator."""
     instance = call.caller.instance or wire.instance
     return f"module {instance}" if instance else f"operator {call.caller.name}"
+
+
+def _unknown_instance(module: str, instance: str) -> ApiError:
+    return ApiError(404, f"{module}/{instance}: no such instance is registered; GET /_/discovery/modules lists those that are")
 
 
 def _may_override(call: Call, wire: SignalWire) -> bool:

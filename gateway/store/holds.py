@@ -14,6 +14,7 @@ from gateway.store.outbox import Message, add_messages
 from gateway.store.registry import Conflict
 from gateway.store.rows import EVERY_TENANT, HoldRow
 
+_NAMED = 5  # holds that an error names
 _COLUMNS = "id, job, tenant, product, state, reason, since, until, holder, grace, origin"
 
 
@@ -212,7 +213,15 @@ class HoldStore:
                 before = await connection.fetchval("select holder from opened_holds where id = $1", hold)
                 if before is not None and (before == holder or override):
                     return "before"
-                raise HeldByAnother(f"RESUME is not allowed while {product} is OPEN: there is no hold {hold}", None)
+                standing = await connection.fetch(
+                    f"select {_COLUMNS} from holds where product = $1 order by since",  # noqa: S608
+                    product,
+                )
+                if not standing:
+                    raise HeldByAnother(f"RESUME is not allowed while {product} is OPEN: there is no hold {hold}", None)
+                rows = [_row(each) for each in standing]
+                named = ", ".join(f"{each.id} ({each.state} by {each.holder})" for each in rows[:_NAMED])
+                raise HeldByAnother(f"RESUME is not allowed: there is no hold {hold}; those on {product} are {named}", rows[0])
             row = _row(found)
             if row.product != product or (row.holder != holder and not override):
                 raise HeldByAnother(

@@ -91,6 +91,21 @@ async def test_the_whole_module_runs_is_reached_and_leaves(gateway: InMemoryGate
             assert not await registered_at(http)
 
 
+async def test_the_whole_module_ends_on_sigterm_while_the_gateway_is_away() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free, socket.socket() as away:
+        port = free.getsockname()[1]
+        away.bind(("127.0.0.1", 0))  # nobody listens there
+        free.close()
+        code = block("def hello").replace(":9130", f":{away.getsockname()[1]}").replace("9200", str(port))
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=ROOT, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        line = await asyncio.wait_for(process.stderr.readline(), PATIENCE)
+        assert b"the gateway does not answer, trying on" in line
+        process.send_signal(signal.SIGTERM)
+        _, errors = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert (process.returncode, errors) == (0, b"")
+
+
 async def registered_at(http: httpx.AsyncClient) -> bool:
     return bool((await http.get("/_/discovery/modules")).json())
 

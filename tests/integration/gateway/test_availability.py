@@ -252,6 +252,8 @@ async def test_aware_and_plain_requesters_side_by_side(new_site: Any, module_pro
     problem = aware.json()
     assert (problem["lifecycle"], problem["tenant"], problem["module"]) == ("DELAY", tenant, f"{product}-1.0.0")
     assert problem["since"] < problem["until"]
+    (link,) = await site.links(tenant)
+    assert (link["availability"], link["since"], link["until"]) == ("LOST", problem["since"], problem["until"])
     place = aware.headers["Location"]
     state = (await site.http.get(place)).json()
     assert (state["lifecycle"], state["state"], state["tenant"], state["product"]) == ("DELAY", "LOST", tenant, product)

@@ -392,6 +392,15 @@ async def test_resume_of_nothing_is_refused_with_the_state(wired: Wired) -> None
     assert f"RESUME is not allowed while {wired.product} is OPEN" in problem["detail"]
 
 
+async def test_resume_of_a_wrong_hold_names_the_one_that_stands(wired: Wired) -> None:
+    hold = await wired.held()
+    refused = await wired.signal("RESUME", hold="never-was-there", headers=PROBLEM)
+    problem = refused.json()
+    assert (refused.status_code, problem["state"]) == (409, "HELD")
+    assert f"there is no hold never-was-there; those on {wired.product} are {hold} (HELD by " in problem["detail"]
+    await wired.resume(hold)
+
+
 async def test_resume_of_an_instance_says_that_it_is_well_and_opens_nothing(wired: Wired) -> None:
     hold = await wired.held()
     found = await wired.signal("RESUME", instance=wired.instance)
