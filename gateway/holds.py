@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
 from gateway.delays import read_lost_place
@@ -179,12 +180,12 @@ class Holds:
         if Effect.RELEASE in effects:
             self.release(*table.places_of(module))
             if bound:
-                self._platform.drains.spawn(self._told(self._problems.resolve(closed(module).key)))
+                self._platform.drains.spawn(self._told(partial(self._problems.resolve, closed(module).key)))
         if Effect.ANSWER_MISSING in effects:
             for place in table.places_of(module):
                 place.wake()
         if Effect.TELL_ADMINISTRATOR in effects and bound:
-            self._platform.drains.spawn(self._told(self._problems.report(closed(module))))
+            self._platform.drains.spawn(self._told(partial(self._problems.report, closed(module))))
 
     async def open(self, *, job: str, tenant: str, request: OpenRequest) -> None:
         """RESUME, with the switch of the bindings where asked for; again is fine."""
@@ -298,7 +299,7 @@ class Holds:
             link.tell_changed()
             link.wake()
             if link.row is not None:
-                self._platform.drains.spawn(self._told(self._tell_overdue(link.row)))
+                self._platform.drains.spawn(self._told(partial(self._tell_overdue, link.row)))
 
     async def _tell_overdue(self, row: HoldRow) -> None:
         problem = overdue(row.id, product=row.product, tenant=row.tenant, holder=row.holder)
@@ -306,10 +307,10 @@ class Holds:
         await self._platform.outbox.add(self._pushes.overdue(row.id, tenant=row.tenant, product=row.product))
         self._platform.outbox.added.set()
 
-    async def _told(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _told(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Tell people, as far as the database lets us: the link itself has changed already."""
         try:
-            await work
+            await work()
         except DatabaseError as error:
             _log.warning("a problem cannot be written down: %s", error)
 
