@@ -234,7 +234,7 @@ def test_no_order_of_many_events_breaks_the_protocol() -> None:
     run(60_000, derandomize=False)
 
 
-class _NoLease(Membership):
+class _TooLate(Membership):
     """Routes whatever its lease says."""
 
     @property
@@ -247,7 +247,7 @@ async def _at_once(*_: Any, **__: Any) -> bool:
 
 
 def _ignores_its_lease(replica: Any) -> None:
-    replica.platform.membership.__class__ = _NoLease
+    replica.platform.membership.__class__ = _TooLate
 
 
 def _returns_before_the_others_have_followed(replica: Any) -> None:

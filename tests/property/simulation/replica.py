@@ -14,7 +14,7 @@ from gateway.links import Exchange, Link, Place, next_arrival
 from gateway.passage import Passage
 from gateway.platform import Platform
 from gateway.problems import Problems
-from gateway.proxy import Proxy, _NoLease
+from gateway.proxy import Proxy, _TooLate
 from gateway.store import Changed, Conflict, DatabaseError
 
 from .clock import SteppedLoop
@@ -42,7 +42,7 @@ class SimulatedProxy(Proxy):
         world.dispatched(request, exchange)
         await asyncio.sleep(self._replica.latency)
         if not self._membership.may_route:  # `_Leased` looks at it there
-            raise _NoLease
+            raise _TooLate
         arrival = world.arrive(request, exchange)
         try:
             if not await arrival.result:
