@@ -79,6 +79,11 @@ class Newest:
         for job in await self._platform.jobs.open():
             if job.tenant == tenant and any(line["id"] == module for line in job.modules):
                 return
+        for job in await self._platform.jobs.of_tenant(tenant):
+            if job.request.get("actor") == ACTOR and job.status == "error" and any(line["id"] == module for line in job.modules):
+                why = f"job {job.id} ended as {job.outcome}; it is not tried again by itself"
+                await self._problems.report(newer_blocked(tenant, module, why=why))
+                return
         request = JobRequest(wanted=((module, "enable"),), actor=ACTOR)
         try:
             decisions, _ = await self._jobs.plan(tenant, request)

@@ -26,6 +26,7 @@ from gateway.instances import Instance
 from gateway.links import Exchange, Link, Place, next_arrival
 from gateway.membership import Membership
 from gateway.observation import outgoing, routed
+from gateway.pages import prefers_html
 from gateway.parking import Parking, is_gone
 from gateway.passage import Passage
 from gateway.platform import Platform
@@ -243,6 +244,8 @@ class Proxy:
             name, _, value = preference.strip().partition("=")
             if name.lower() == "wait" and value.isascii() and value.isdigit():
                 return min(float(value), self._settings.hold_max)
+        if request.method == "GET" and prefers_html(",".join(request.headers.getall(hdrs.ACCEPT, ()))):
+            return min(self._settings.page_after, self._settings.hold_max)
         return self._settings.hold_max
 
     def _descends(self, request: web.BaseRequest, tenant: str) -> bool:

@@ -49,6 +49,9 @@ class GatewaySettings(_Group):
         description="File of bearer tokens with roles, by digest, written by `uplift token`; mode 0600. Empty: there is none.",
     )
     hold_max: Seconds = Field(30.0, description="Seconds a plain client is parked at most; browsers give up soon after.")
+    page_after: Seconds = Field(
+        3.0, description="Seconds after which a person's browser gets the page that waits on, not a blank one that waits."
+    )
     grace: Seconds = Field(10.0, description="Seconds that old in-flight requests get after UPDATE before they are cut.")
     settle: Seconds = Field(5.0, description="Seconds to wait for work whose connection is gone and that nobody can see.")
     parked_per_tenant: int = Field(2_000, ge=0, description="Requests parked per tenant; beyond it 503 at once.")

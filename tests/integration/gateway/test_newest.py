@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from gateway_client import FinishRequest
+
 
 async def jobs(site: Any, tenant: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = (await site.http.get(f"/_/proxy/tenants/{tenant}/install")).json()
@@ -84,3 +86,27 @@ async def test_a_routing_that_is_none_is_refused(site: Any) -> None:
     assert (found.status_code, "routing" in found.text) == (400, True)
     assert (await site.http.get(f"/_/lifecycle/routing/{tenant}")).json() == {"routing": "pinned"}
     assert (await site.http.get("/_/lifecycle/routing/nobody")).status_code == 404
+
+
+async def test_an_upgrade_that_failed_is_not_tried_again_by_itself(site: Any, upstream: Any, name: Any, until: Any) -> None:
+    product = name("m")
+    tenant = await site.tenant(await site.register(f"{product}-1.0.0", upstream.url))
+    await follow(site, tenant)
+    new = await site.register(f"{product}-1.1.0", upstream.url)
+
+    async def started() -> bool:
+        return await wanted(site, tenant) == [new]
+
+    await until(started)
+    (job,) = [row["id"] for row in await jobs(site, tenant) if not row["complete"]]
+    await site.runs.finish(job, FinishRequest(outcome="rolled_back"))
+    assert (await site.http.delete(f"/_/discovery/modules/{new}/{new}-i")).status_code == 204
+    sent = {"srvcId": new, "instId": name("i"), "url": upstream.url}
+    assert (await site.http.post("/_/discovery/modules", json=sent)).status_code == 201
+
+    async def told() -> bool:
+        problems = (await site.http.get("/_/lifecycle/problems")).json()
+        return any(each["key"] == f"newer-blocked:{tenant}:{new}" and job in each["message"] for each in problems)
+
+    await until(told)
+    assert await wanted(site, tenant) == []

@@ -191,3 +191,13 @@ async def test_a_browser_gets_a_page_without_promise_when_it_is_missing(site: An
     assert "<title>Service not available</title>" in found.text
     assert "Retry-After" not in found.headers
     assert "<script" not in found.text
+
+
+async def test_a_browser_is_not_left_with_a_blank_page(new_site: Any, upstream: Any) -> None:
+    site = await new_site(page_after=0.2, hold_max=600.0)
+    tenant, product = await site.wired(upstream.url)
+    found = await site.http.post(f"/_/lifecycle/{product}-1.0.0", json={"event": "UPDATE", "tenant": tenant})
+    assert found.status_code == 202
+    async with asyncio.timeout(20):
+        page = await site.get(tenant, f"/{product}", Accept=CHROME)
+    assert (page.status_code, page.headers["Content-Type"].partition(";")[0]) == (503, "text/html")
