@@ -134,8 +134,11 @@ class Target:
         """One call; refused, it has changed nothing and said what is wrong."""
         if path.partition("?")[0].endswith(("/install", "/upgrade")) and "async=" not in path:
             path += "&async=true" if "?" in path else "?async=true"
-        while await self.database.fetchval("select true from holds where state = 'DRAINING' limit 1"):
-            await asyncio.sleep(0.01)  # it becomes HELD by itself
+        while await self.database.fetchval(
+            "select exists (select from holds where state = 'DRAINING') or exists (select from instances where not announced)"
+            " or not exists (select from migrations where name like '%_post_%')"
+        ):
+            await asyncio.sleep(0.01)  # the gateway goes on by itself: DRAINED, NEWER, the second half of its migrations
         before = await self.rows()
         found = await self.http.request(method, path, content=content)
         assert found.status_code < 500, (method, path, content, found.text)

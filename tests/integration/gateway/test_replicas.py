@@ -21,6 +21,7 @@ from gateway_client import GatewayError
 
 LEASE = 3.0
 SHORT = {
+    "stop_grace": 10.0,  # what is parked or being let go when a replica leaves is let go there
     "lease": LEASE,
     "lease_renew": 0.2,
     "settle": 0.3,

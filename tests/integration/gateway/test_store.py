@@ -59,8 +59,11 @@ async def test_a_gateway_that_leaves_gives_its_lease_back_and_a_killed_one_does_
 
 async def test_migrations_are_applied_once(new_site: Any) -> None:
     first = await new_site()
-    before = await query(first.dsn, "select * from migrations order by name")
-    assert [row["name"] for row in before] == sorted(path.name for path in MIGRATIONS.glob("*.sql"))
+    wanted = sorted(path.name for path in MIGRATIONS.glob("*.sql"))
+    before: list[Any] = []
+    async with asyncio.timeout(20):
+        while [row["name"] for row in before] != wanted:  # the second halves wait until no older replica lives
+            before = await query(first.dsn, "select * from migrations order by name")
     await asyncio.to_thread(first.running.stop)
     await new_site(dsn=first.dsn)
     assert await query(first.dsn, "select * from migrations order by name") == before
@@ -71,7 +74,7 @@ async def test_gateways_that_start_at_once_on_a_new_database_migrate_it_once(pos
     databases = [Database(dsn=dsn, pool_size=2) for _ in range(4)]
     await asyncio.gather(*(database.open(wait=5) for database in databases))
     rows = await query(dsn, "select name from migrations")
-    assert sorted(row["name"] for row in rows) == sorted(path.name for path in MIGRATIONS.glob("*.sql"))
+    assert sorted(row["name"] for row in rows) == sorted(path.name for path in MIGRATIONS.glob("*_pre_*.sql"))
     for database in databases:
         await database.close()
 
