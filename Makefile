@@ -29,7 +29,7 @@ check: setup  ## Format, lint, types, layers and the quick tests
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q $(QUICK_TESTS)
+	@$(BIN)/python -m pytest -q -m "not soak" $(QUICK_TESTS)
 
 .PHONY: fmt
 fmt: setup  ## Format, and mend what the linter can
