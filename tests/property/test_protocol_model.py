@@ -8,8 +8,9 @@ old is at work. At the end: each request was sent once at most, and answered.
 
 import importlib
 import importlib.util
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,13 @@ def _releases_nobody(replica: Any) -> None:
 def test_a_fault_is_found(fault: Callable[[Any], None], said: str) -> None:
     with pytest.raises(Broken, match=said):
         run(1_000, fault, phases=(Phase.generate,), report_multiple_bugs=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _silence() -> Iterator[None]:
+    """What the simulated replicas log of thousands of faults is of no use; other tests want to hear the gateway again."""
+    logger = logging.getLogger("gateway")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    yield
+    logger.setLevel(before)

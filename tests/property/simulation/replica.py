@@ -1,7 +1,6 @@
 """Gateway processes: the real code, with its sockets and its database stood in for."""
 
 import asyncio
-import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,8 +20,6 @@ from .clock import SteppedLoop
 from .stores import Changes, Database, Holdings, Nodes, Outbox, Reports, Wire
 from .traffic import Asked
 from .world import SETTINGS, World
-
-logging.getLogger("gateway").setLevel(logging.CRITICAL + 1)
 
 
 class SimulatedProxy(Proxy):
