@@ -1,4 +1,4 @@
-"""A run meets workers with another command order, one build after the other, without worker versioning (requirement D3)."""
+"""A run meets workers of one build after the other, with and without worker versioning (requirement D3)."""
 
 import asyncio
 import uuid
@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+from temporalio.api.workflowservice.v1 import SetWorkerDeploymentCurrentVersionRequest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
-from activities.signatures import UndoResult
+from activities.signatures import Placement, Retirement, UndoResult
 from upgrade_core.plan import Change, Group, Kind
-from upgrade_core.runs import GroupRequest
-from worker.temporal import workflow_runner
+from upgrade_core.runs import GroupRequest, ModuleVersionRequest
+from worker.builds import DEPLOYMENT, BuildNotCurrent, deployment_config, make_current, workflows_of
+from worker.temporal import WORKFLOWS, workflow_runner
 from workflows.group_change import GroupChange
+from workflows.module_version import ModuleVersion
 
 CHECKED = '        self._note("✓ checked")\n'
 ONE_STEP_MORE = f"{CHECKED}        await workflow.sleep(0.01)\n"
@@ -93,3 +96,42 @@ async def refused(handle: Any) -> None:
     async with asyncio.timeout(30):
         while REFUSED not in [each.workflow_task_failed_event_attributes.cause for each in (await handle.fetch_history()).events]:
             await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def worker(temporal: Client, queue: str, scripted: Any, build: str = "") -> AsyncIterator[None]:
+    """A worker as the product makes it, of a build or of none."""
+    async with Worker(
+        temporal, task_queue=queue, workflows=workflows_of(build, WORKFLOWS), activities=scripted,
+        workflow_runner=workflow_runner(), deployment_config=deployment_config(build), max_cached_workflows=0,
+    ):  # fmt: skip
+        yield
+
+
+async def test_runs_go_on_when_builds_are_named_and_when_that_is_given_up_again(
+    temporal: Client, script: Any, scripted: Any, new_id: str
+) -> None:
+    """As `docs/how-to/replace-the-worker.md` says."""
+    queue, build = str(uuid.uuid4()), f"b-{new_id}"
+    script.answers |= {"place": Placement(), "retire": [Retirement(marked=False, needed_by=("x",)), Retirement(marked=True)]}
+    async with worker(temporal, queue, scripted):
+        handle = await temporal.start_workflow(
+            ModuleVersion.run, ModuleVersionRequest(module="a"), id=new_id, task_queue=queue, task_timeout=timedelta(seconds=1)
+        )
+        await seen(lambda: script.calls == ["place"])
+    async with worker(temporal, queue, scripted, build):
+        became = await make_current(temporal, build=build)
+        await handle.signal(ModuleVersion.unneeded, True)
+        await seen(lambda: script.calls == ["place", "retire"])
+    request = SetWorkerDeploymentCurrentVersionRequest(namespace=temporal.namespace, deployment_name=DEPLOYMENT)
+    await temporal.workflow_service.set_worker_deployment_current_version(request)
+    async with worker(temporal, queue, scripted):
+        await handle.signal(ModuleVersion.unneeded, True)
+        result = await handle.result()
+
+    assert (became, result) == (True, "retired")
+
+
+async def test_a_build_that_nobody_polls_for_is_not_made_current(temporal: Client) -> None:
+    with pytest.raises(BuildNotCurrent, match=r"build nowhere \(worker.build\) the current one"):
+        await make_current(temporal, build="nowhere", deadline=0.1)

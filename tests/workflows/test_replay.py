@@ -7,6 +7,8 @@ as long as such runs may be open.
 import base64
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,7 @@ from upgrade_core.plan import Kind
 from upgrade_core.runs import GROUP_CHANGE, MODULE_VERSION, TENANT_JOB
 from worker.temporal import WORKFLOWS, workflow_runner
 
+ROOT = Path(__file__).parents[2]
 HISTORIES = sorted((Path(__file__).parents[1] / "histories").glob("*/*.json"))
 
 
@@ -214,6 +217,14 @@ def test_every_decision_at_a_hold_point_has_a_history() -> None:
 def test_every_end_of_a_module_versions_run_has_a_history() -> None:
     ends = {path.stem for path in HISTORIES if workflow_of(path) == MODULE_VERSION}
     assert ends >= {f"module-version-{end}" for end in ("retired", "restarted", "failed", "stays")}
+
+
+def test_histories_of_a_build_are_never_written_again() -> None:
+    folder = HISTORIES[0].parent
+    command = [sys.executable, "-m", "tests.workflows.record", folder.name]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is there already" in done.stderr
 
 
 def test_histories_hold_no_secret_and_no_folder_of_a_machine() -> None:
