@@ -54,15 +54,11 @@ def _swapped(old: str) -> str:
 
 
 _SLEEP = "        await workflow.sleep(1)\n"
-_FINISH = "        await shielded(self._finish(outcome))"
-_END = """        workflow.upsert_search_attributes([_PHASE.value_set("ended"), _OUTCOME.value_set(outcome)])
-...
-        await workflow.execute_activity_method(
-            GatewaySteps.finish,
-            FinishStep(job=self._request.job, outcome=outcome, errors=tuple(self._errors), warnings=tuple(self._warnings)),
-            summary=f"end as {outcome}",
-            **options.SHORT,
-        )"""
+_GROUPS = "            await self._groups(begun)"
+_TASKS = """        tasks = [
+            asyncio.create_task(one(group, tuple(keys[:position]) if begun.parallel == 1 else group.after))
+            for position, group in enumerate(begun.plan.groups)
+        ]"""
 _CHECKED = '        self._note("✓ checked")'
 _UPDATE = "        await self._step(GatewaySteps.update, Step.UPDATE, self._group())"
 _INIT_VERIFY = """        for change in changes:
@@ -85,9 +81,14 @@ def _plain(text: str) -> str:
 
 
 CHANGES = (
-    Change("tenant_job", "one step more", _FINISH, f"{_SLEEP}{_FINISH}"),
-    Change("tenant_job", "one step less", _FINISH, ""),
-    Change("tenant_job", "two steps swapped", _plain(_END), _swapped(_END)),
+    Change("tenant_job", "one step more", _GROUPS, f"    {_SLEEP}{_GROUPS}"),
+    Change("tenant_job", "one step less", _GROUPS, ""),
+    Change(
+        "tenant_job",
+        "two steps swapped",
+        _TASKS,
+        _TASKS.replace("in enumerate(begun.plan.groups)", "in [*enumerate(begun.plan.groups)][::-1]"),
+    ),
     Change("group_change", "one step more", _CHECKED, f"{_SLEEP}{_CHECKED}"),
     Change("group_change", "one step less", _UPDATE, ""),
     Change("group_change", "two steps swapped", _plain(_INIT_VERIFY), _swapped(_INIT_VERIFY)),
