@@ -17,6 +17,7 @@ from temporalio.worker import Worker
 from activities.checks import CheckActivities
 from activities.deploy import DeployActivities, NodeInstances
 from activities.gateway_steps import GatewayActivities
+from activities.knowing import Knowing
 from activities.module_calls import ModuleCalls
 from activities.snapshots import SnapshotActivities
 from activities.tenant_init import TenantInitActivities
@@ -26,6 +27,7 @@ from upgrade_core.runs import MODULE_VERSION, node_queue
 from uplift_settings import SecretError, Settings, SettingsError, load, read_secret
 from uplift_settings.logs import log_to_stderr
 from uplift_settings.tracing import start_tracing
+from worker.ensuring import Ensuring
 from worker.guard import ForeignPackage, check_packages
 from worker.keeper import Keeper
 from worker.temporal import (
@@ -113,14 +115,19 @@ async def _serve(settings: Settings) -> None:
         calls = ModuleCalls(gateway=gateway, settings=settings.init, on_request=on_request)
         for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances, steps=steps, calls=calls):
             await stack.enter_async_context(worker)
-        keeping = asyncio.create_task(keeper.run())
+        ensuring = Ensuring(
+            {"search attributes": lambda: register_search_attributes(temporal, deadline=0.0)},
+            interval=settings.temporal.ensure_interval,
+        )
+        beside = [asyncio.create_task(keeper.run()), asyncio.create_task(ensuring.run())]
         ready.parent.mkdir(parents=True, exist_ok=True)
         ready.touch(mode=0o600)
         ready.write_text(f"{os.getpid()}\n", encoding="utf-8")
         _log.info("worker polls %s as node %s", settings.temporal.task_queue, settings.worker.node)
         await stop.wait()
         ready.unlink(missing_ok=True)
-        keeping.cancel()
+        for task in beside:
+            task.cancel()
     if tracing is not None:
         await asyncio.to_thread(tracing.close)
 
@@ -176,6 +183,7 @@ def build_workers(
             deploy.place, deploy.retire, deploy.retired,
         ],
         workflow_runner=workflow_runner(),
+        interceptors=[Knowing(gateway=gateway, every=settings.worker.compare_interval)],
         max_concurrent_activities=settings.worker.max_activities,
         max_concurrent_workflow_tasks=settings.worker.max_workflow_tasks,
         max_cached_workflows=settings.worker.cached_runs,
