@@ -251,7 +251,7 @@ class GatewayActivities(GatewaySteps):
         """Tell the run of a module version that nobody needs it; `now`: without the grace of an old version."""
         await self._temporal.start_workflow(
             MODULE_VERSION,
-            ModuleVersionRequest(module=module),
+            ModuleVersionRequest(module=module, deployed=True),  # if its run was lost: nothing is started to be retired
             id=module_run_id(module),
             task_queue=self._task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,

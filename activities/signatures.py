@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from temporalio import activity
 
 from upgrade_core.descriptors import Undo
+from upgrade_core.known import Fact
 from upgrade_core.plan import Change, Plan
 
 
@@ -36,6 +37,7 @@ class ChangeRequest:
         group: Key of the change's group.
         deploy: Whether a version without an instance is deployed; None: if it has a launch descriptor.
         invoke: `true`, `false`, or an expression that must match the module id for tenant init to be called.
+        known: What the run knows to be on record; see `activities.knowing`.
     """
 
     job: str
@@ -44,6 +46,7 @@ class ChangeRequest:
     change: Change
     deploy: bool | None = None
     invoke: str = "true"
+    known: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,7 @@ class CheckedChange:
         key: Key of the step's request, the same for every retry.
         asks: How often tenant init may have been asked for: more than once only when a person decided so.
         parameters: Key and value pairs for tenant init.
+        known: What the run knows to be on record.
     """
 
     job: str
@@ -93,6 +97,7 @@ class CheckedChange:
     key: str = ""
     asks: int = 1
     parameters: tuple[tuple[str, str | None], ...] = ()
+    known: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +107,7 @@ class GroupStep:
     Attributes:
         changes: The group's changes.
         quiet: (dsn reference, schema) pairs that must be without locks before the step is over.
+        known: What the run knows to be on record.
     """
 
     job: str
@@ -109,6 +115,7 @@ class GroupStep:
     group: str
     changes: tuple[Change, ...]
     quiet: tuple[tuple[str, str], ...] = ()
+    known: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,22 +187,24 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishStep:
-    """The end of a job."""
+    """The end of a job; `known` is what the run knows to be on record."""
 
     job: str
     outcome: str
     errors: tuple[Told, ...] = ()
     warnings: tuple[Told, ...] = ()
+    known: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseStep:
-    """What a job is doing, for people."""
+    """What a job is doing, for people; `known` is what the run knows to be on record."""
 
     job: str
     phase: str
     subject: str = ""
     message: str = ""
+    known: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

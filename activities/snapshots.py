@@ -8,13 +8,14 @@ from activities.signatures import CheckedChange, Copied, SnapshotSteps
 from activities.translate import beating, translated
 from gateway_client import GatewayClient, Snapshot
 from module_data import PostgresData
+from upgrade_core.ids import copy_id
 from uplift_settings import read_secret
 from uplift_settings.tree import DataSettings, SnapshotSettings
 
 
 def snapshot_id(step: CheckedChange) -> str:
     """Id of the one copy of a change."""
-    return f"{step.job}-{step.change.product}"
+    return copy_id(step.job, step.change.product)
 
 
 class SnapshotActivities(SnapshotSteps):

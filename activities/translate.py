@@ -8,9 +8,10 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from deployers import DeployError
-from gateway_client import GatewayRefused, GatewayUnavailable
+from gateway_client import DatabaseDiffers, GatewayRefused, GatewayUnavailable
 from module_data import CopyRefused, ModuleDataError, ToolsMissing
 from upgrade_core.errors import UpliftError
+from upgrade_core.runs import DATABASE_DIFFERS
 from uplift_settings import SecretError
 
 _BEAT = 1.0
@@ -24,7 +25,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except GatewayRefused as error:
-        raise final(error.text, "GatewayRefused") from error
+        kind = DATABASE_DIFFERS if isinstance(error, DatabaseDiffers) else "GatewayRefused"
+        raise final(error.text, kind) from error
     except GatewayUnavailable as error:
         raise ApplicationError(str(error)[:MAX_MESSAGE], type="GatewayUnavailable") from error
     except (UpliftError, SecretError, CopyRefused, ToolsMissing) as error:

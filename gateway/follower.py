@@ -20,6 +20,8 @@ class Follower:
         known: Keys of a kind that are in memory now.
         apply: Takes one changed row into memory; must not wait.
         applied: Called after a picture was applied, with the kinds that were in it.
+        restored: Called after everything was loaded anew because the database is an earlier state of the one that was followed,
+            with its epoch and the one that had been followed.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class Follower:
         known: Callable[[str], Iterable[tuple[str, str]]],
         apply: Callable[[Changed], None],
         applied: Callable[[set[str]], None],
+        restored: Callable[[int, int], None],
     ) -> None:
         self._changes = ChangeStore(database)
         self._nodes = NodeStore(database)
@@ -37,9 +40,11 @@ class Follower:
         self._known = known
         self._apply = apply
         self._applied = applied
+        self._restored = restored
         self._lock = asyncio.Lock()
         self._asked = self._done = 0
         self._published = -1
+        self._stamp: str | None = None
         self.epoch = -1
         """Number of the last change that is in memory."""
         self.key = b""
@@ -59,7 +64,7 @@ class Follower:
             if self._done >= ticket:
                 return
             now = self._asked
-            await self._take(await self._changes.since(self.epoch))
+            await self._take(await self._changes.since(self.epoch, self._stamp))
             self._done = now
 
     async def resync(self) -> None:
@@ -69,7 +74,7 @@ class Follower:
             DatabaseError: Postgres is away.
         """
         async with self._lock:
-            await self._take(await self._changes.everything())
+            await self._take(await self._changes.everything(self.epoch, self._stamp))
 
     async def forget_old(self) -> None:
         """Drop old changes from the log."""
@@ -93,7 +98,16 @@ class Follower:
                     if change.kind == "hold":  # nobody may believe that we keep it; any other odd row must not stop the rest
                         raise
             self._applied({change.kind for change in changes})
-        self.epoch = picture.epoch
+        before, self.epoch, self._stamp = self.epoch, picture.epoch, picture.stamp
+        if picture.restored:
+            _log.error(
+                "the gateway's database is an older copy of itself: change %d is not the one that was followed (it is at %d now);"
+                " everything was loaded anew",
+                before,
+                picture.epoch,
+            )
+            self._published = -1  # whatever is said of us there
+            self._restored(picture.epoch, before)
         self.others = {generation: epoch for generation, epoch in picture.applied.items() if generation != self._generation}
         if self.others and self._published != self.epoch:
             try:

@@ -18,7 +18,7 @@ from gateway.store import EVERY_TENANT, Changed, DatabaseError, HoldRow, Move, N
 from gateway.store.outbox import Message
 from gateway.timings import Timings
 from gateway_client import HoldRequest, HoldState, OpenRequest
-from upgrade_core.ids import step_key
+from upgrade_core.ids import hold_id
 from upgrade_core.problems import closed, overdue
 from upgrade_core.protocol import Effect, Hold, Reply, Signal
 
@@ -425,8 +425,3 @@ def _row(row: dict[str, object]) -> HoldRow:
     values["since"] = datetime.fromisoformat(str(row["since"]))
     values["until"] = None if row["until"] is None else datetime.fromisoformat(str(row["until"]))
     return row_of(HoldRow, values)
-
-
-def hold_id(job: str, group: str, product: str) -> str:
-    """Id of the hold of one product by one group of a job: the same for every retry."""
-    return step_key(job, product, group)

@@ -240,7 +240,7 @@ class Membership:
             return
         self._hold_lease(sent)
         self.epoch_seen = epoch
-        if epoch > self._follower.epoch:
+        if epoch != self._follower.epoch:  # below: it was restored from a copy, and the follower says so
             self._behind.set()
 
     def _hold_lease(self, sent: float) -> None:

@@ -24,7 +24,7 @@ from gateway.platform import Platform
 from gateway.problems import Problems
 from gateway.store import DatabaseError, JobRow
 from gateway_client import FinishRequest, Notice
-from upgrade_core.problems import run_lost
+from upgrade_core.problems import database_differs, run_lost
 from upgrade_core.runs import TENANT_JOB, TenantJobRequest
 from uplift_settings import read_secret
 from uplift_settings.tracing import Tracing
@@ -33,6 +33,7 @@ from uplift_settings.tree import TemporalSettings
 _log = logging.getLogger(__name__)
 _LOOK_FOR_LOST_EVERY = 5
 _RPC = timedelta(seconds=5)
+_BY_ITSELF = (WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED, WorkflowExecutionStatus.CANCELED)
 
 
 class Pipelines:
@@ -128,17 +129,22 @@ class Pipelines:
                     description = await handle.describe(rpc_timeout=_RPC)
                     if description.status is WorkflowExecutionStatus.RUNNING:
                         continue
-                    await self._lost(row, f"its run ended as {description.status.name if description.status else 'unknown'}")
+                    await self._lost(row, _why(description.status), by_itself=description.status in _BY_ITSELF)
             except RPCError as error:
                 if error.status is not RPCStatusCode.NOT_FOUND:
                     raise
                 if for_lost:
                     await self._lost(row, "Temporal does not know its run")
 
-    async def _lost(self, row: JobRow, why: str) -> None:
+    async def _lost(self, row: JobRow, why: str, *, by_itself: bool = False) -> None:
         """A started job without a run is an error and is never run again; its holds stay until a person decides.
 
         It is believed at the second look: the groups of a terminated job may be undoing what they did.
+
+        Args:
+            row: The job.
+            why: What became of its run.
+            by_itself: Whether that came to its own end, which our database does not know.
         """
         if row.id not in self._suspects:
             self._suspects.add(row.id)
@@ -147,9 +153,12 @@ class Pipelines:
         now = await self._platform.jobs.get(row.id)
         if now is None or now.state == "ended":
             return
-        text = f"run lost: {why} without finishing the job"
+        why = why if by_itself else f"{why} without finishing the job"
+        text = f"run lost: {why}"
         _log.error("job %s of tenant %s: %s", row.id, row.tenant, text)
-        await self._problems.report(run_lost(row.id, tenant=row.tenant, why=f"{why} without finishing the job"))
+        await self._problems.report(run_lost(row.id, tenant=row.tenant, why=why))
+        if by_itself:
+            await self._problems.report(database_differs(row.id, why=why))
         notice = Notice(message=text, type="RunLost", code="run_lost")
         await self._jobs.finish(row.id, FinishRequest(outcome="failed", errors=(notice,)))
 
@@ -159,6 +168,17 @@ class Pipelines:
         elif error is None and not self._reachable:
             _log.info("Temporal at %s is back", self._settings.address)
         self._reachable = error is None
+
+
+def _why(status: WorkflowExecutionStatus | None) -> str:
+    """What became of a run. One ends by itself only after it has ended its job, so then we look at an older database."""
+    text = f"its run ended as {status.name if status else 'unknown'}"
+    if status in _BY_ITSELF:
+        text += (
+            ", which this database does not know (restored from an older copy?); the tenant's data may be at another version"
+            " than the one that is enabled"
+        )
+    return text
 
 
 def _interceptors(tracing: Tracing | None) -> list[Interceptor]:

@@ -62,12 +62,15 @@ class Platform:
         self.table = RoutingTable(ttl=settings.ttl)
         self.instances_changed = asyncio.Event()
         self.on_hold: Callable[[Changed], None] | None = None
+        self.on_restored: Callable[[int, int], None] | None = None
+        """Called when the database turned out to be an older copy of itself; see `Follower`."""
         self.on_job: Callable[[str], None] | None = None
         """Called with a module id that tenants have and that stayed without an instance for the whole TTL."""
         generation = new_generation()
         self.follower = Follower(
-            database=database, generation=generation, known=self.table.known, apply=self._apply, applied=self._applied
-        )
+            database=database, generation=generation, known=self.table.known, apply=self._apply, applied=self._applied,
+            restored=self._restored,
+        )  # fmt: skip
         self.membership = Membership(
             database=database,
             follower=self.follower,
@@ -144,6 +147,10 @@ class Platform:
     def _applied(self, kinds: set[str]) -> None:
         if kinds & {"instance", "retirement"}:
             self.tell_instances_changed()
+
+    def _restored(self, epoch: int, applied: int) -> None:
+        if self.on_restored is not None:
+            self.on_restored(epoch, applied)
 
     def _fenced(self) -> None:
         for flow in self.table.flows():

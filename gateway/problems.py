@@ -18,7 +18,7 @@ from gateway.store.database import Connection
 from gateway.store.outbox import add_messages
 from gateway.store.problems import ProblemRow, World
 from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
-from upgrade_core.problems import HOLD_LEFT, UNRESOLVED, Problem, hold_left, unresolved
+from upgrade_core.problems import HOLD_LEFT, UNRESOLVED, Problem, database_restored, hold_left, unresolved
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ class Problems:
         self._platform = platform
         self.look = asyncio.Event()
         """Set it after a commit that may open or resolve something: modules, bindings, holds, jobs."""
+        self._restored: Problem | None = None
+        platform.on_restored = self._note_restored
 
     async def standing(self) -> list[ProblemRow]:
         """What stands now, oldest first."""
@@ -88,6 +90,9 @@ class Problems:
                 await asyncio.sleep(settings.problems_settle)
                 self.look.clear()
             try:
+                if (restored := self._restored) is not None:
+                    await self.report(restored)
+                    self._restored = None
                 await self.check(unless_within=None if woken else settings.problems_interval)
                 woken = False
             except DatabaseError as error:
@@ -98,6 +103,11 @@ class Problems:
                 async with asyncio.timeout(settings.problems_interval):
                     await self.look.wait()
                     woken = True
+
+    def _note_restored(self, epoch: int, applied: int) -> None:
+        """Told by the next look, when the database answers."""
+        self._restored = database_restored(epoch=epoch, applied=applied)
+        self.look.set()
 
     async def _reconcile(
         self, connection: Connection, kind: str, found: Sequence[Problem], *, leave: Callable[[Problem], bool] = lambda _: False

@@ -1,7 +1,9 @@
 """The only door to the gateway: a typed client, its wire models and errors, and the kit for modules."""
 
+from gateway_client._calls import knowing
 from gateway_client._client import GatewayClient
 from gateway_client._errors import (
+    DatabaseDiffers,
     GatewayError,
     GatewayRefused,
     GatewayUnavailable,
@@ -43,6 +45,7 @@ __all__ = [
     "BeginAnswer",
     "ChangeRef",
     "ClaimRequest",
+    "DatabaseDiffers",
     "FinishRequest",
     "GatewayClient",
     "GatewayError",
@@ -80,4 +83,5 @@ __all__ = [
     "SyncLifecycleTransport",
     "Version",
     "Wire",
+    "knowing",
 ]

@@ -1,6 +1,8 @@
 """One call of the gateway: its connection, its errors and the reading of answers."""
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -8,13 +10,15 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from gateway_client._errors import GatewayRefused, GatewayUnavailable, NotFound, Retiring
+from gateway_client._errors import DatabaseDiffers, GatewayRefused, GatewayUnavailable, NotFound, Retiring
+from upgrade_core.known import HEADER, Fact, to_wire
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _NO_CONTENT = 204
 _LATER = frozenset({408, 429})  # a balancer's, never the gateway's own
 
 
+_known: ContextVar[tuple[Fact, ...]] = ContextVar("known", default=())
 OnRequest = Callable[[httpx.Request], Awaitable[None]]
 """Called with each request before it is sent; may add headers, such as a trace's."""
 
@@ -60,17 +64,22 @@ class Calls:
 
         Raises:
             GatewayUnavailable: No answer, a 5xx, 408 or 429, or an answer that no gateway gives.
+            DatabaseDiffers: 412: what the caller knows (`knowing`) is not on record.
             GatewayRefused: Any other 4xx.
         """
         content: bytes | None = None
+        headers: dict[str, str] = {}
         if isinstance(body, BaseModel):
             content = body.model_dump_json(by_alias=True).encode()
+            headers["Content-Type"] = "application/json"
+        if path.startswith("/_/runs/") and (known := _known.get()):
+            headers[HEADER] = to_wire(known)
         request = self._http.build_request(
             method,
             path,
             content=content,
             json=body if content is None and body is not None else None,
-            headers={"Content-Type": "application/json"} if content is not None else None,
+            headers=headers,
             timeout=self._timeout + wait,
         )
         try:
@@ -80,7 +89,7 @@ class Calls:
         if response.status_code >= 500 or response.status_code in _LATER:  # noqa: PLR2004
             raise GatewayUnavailable(f"{method} {path}: {response.status_code} {response.text[:500]}")
         if response.status_code >= 400:  # noqa: PLR2004
-            kinds = {404: NotFound, 409: Retiring if "being retired" in response.text else GatewayRefused}
+            kinds = {404: NotFound, 412: DatabaseDiffers, 409: Retiring if "being retired" in response.text else GatewayRefused}
             raise kinds.get(response.status_code, GatewayRefused)(response.status_code, response.text[:2_000])
         if response.status_code == _NO_CONTENT or not response.content:
             return None
@@ -93,6 +102,19 @@ class Calls:
 
     async def _post(self, model: type[_Model], path: str, body: BaseModel | None) -> _Model:
         return read(model, await self.call("POST", path, body))
+
+
+@contextlib.contextmanager
+def knowing(facts: tuple[Fact, ...]) -> Iterator[None]:
+    """Calls of runs inside carry what the run knows to be on record: the gateway refuses them with 412 if it is not.
+
+    It goes with the task, and the tasks it starts, since it concerns every call that a step makes.
+    """
+    token = _known.set(facts)
+    try:
+        yield
+    finally:
+        _known.reset(token)
 
 
 def read(model: type[_Model], answer: Any) -> _Model:

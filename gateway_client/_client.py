@@ -76,6 +76,14 @@ class GatewayClient(LifecycleCalls):
         """Fix the plan of a job and get it; again gives the same."""
         return await self._post(BeginAnswer, f"/_/runs/{quoted(job)}/begin", None)
 
+    async def compare(self, job: str) -> None:
+        """Ask whether everything that the caller knows (`knowing`) is on record.
+
+        Raises:
+            DatabaseDiffers: It is not.
+        """
+        await self.call("GET", f"/_/runs/{quoted(job)}/known")
+
     async def claim(self, job: str, request: ClaimRequest) -> Version:
         """Say that a job needs an instance of a version.
 

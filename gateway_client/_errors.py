@@ -5,6 +5,7 @@ GatewayError
 ├── GatewayUnavailable   no answer, or 502/503/504: try again later
 ├── GatewayRefused       a 4xx: the request is wrong or the state forbids it; `status` and `text` say why
 │   ├── NotFound         404
+│   ├── DatabaseDiffers  412: the gateway's database does not hold what the run did; `gateway_client.knowing`
 │   └── Retiring         409 of a claim on a version that is being retired: ask again in a moment
 ├── ModuleInterrupted    the gateway answered instead of the module that was asked; `tell_user` says so to people
 │   ├── ModuleDelayed    DELAY: the request was not executed; try again later
@@ -41,6 +42,10 @@ class GatewayRefused(GatewayError):
 
 class NotFound(GatewayRefused):
     """There is no such thing."""
+
+
+class DatabaseDiffers(GatewayRefused):
+    """The gateway's database does not hold what the run did: it was restored from an older copy, or rows were removed by hand."""
 
 
 class Retiring(GatewayRefused):

@@ -113,3 +113,13 @@ def schema_name(pattern: str, *, tenant: str, product: str) -> str:
 def step_key(job: str, product: str, step: str) -> str:
     """The key of one step of one change: the same for every retry, so that a retry is the same request."""
     return f"{job}:{product}:{step}"
+
+
+def hold_id(job: str, group: str, product: str) -> str:
+    """Id of the hold of one product by one group of a job: the same for every retry."""
+    return step_key(job, product, group)
+
+
+def copy_id(job: str, product: str) -> str:
+    """Id of the one copy of a job's change."""
+    return f"{job}-{product}"

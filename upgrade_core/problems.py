@@ -17,6 +17,7 @@ OVERDUE = "overdue"
 RUN_LOST = "run-lost"
 HOLD_LEFT = "hold-left"
 NEWER_BLOCKED = "newer-blocked"
+DATABASE_RESTORED = "database-restored"
 
 _Offers = dict[str, list[tuple[str, str]]]
 
@@ -36,7 +37,7 @@ class Problem:
 
     Attributes:
         key: What it is about, beginning with its kind; the same for the same problem.
-        kind: `unresolved`, `closed`, `overdue`, `run-lost`, `hold-left`, `newer-blocked`.
+        kind: `unresolved`, `closed`, `overdue`, `run-lost`, `hold-left`, `newer-blocked`, `database-restored`.
         message: The fact.
         remedy: What to do next.
         module: Id of the module it is about, or the product of a hold.
@@ -193,6 +194,39 @@ def hold_left(hold: str, *, product: str, tenant: str, job: str) -> Problem:
         ),
         module=product,
         tenant=tenant,
+        job=job,
+    )
+
+
+def database_restored(*, epoch: int, applied: int) -> Problem:
+    """A gateway that ran meanwhile has seen more than its database knows now."""
+    return Problem(
+        key=DATABASE_RESTORED,
+        kind=DATABASE_RESTORED,
+        severity=Severity.ERROR,
+        message=(
+            f"the gateway's database is an older copy of itself: change {applied} is not the one that a gateway had followed"
+            f" (the database is at {epoch} now); what was written since the copy is lost"
+        ),
+        remedy=(
+            "compare what is enabled, held and running with what should be; runs that were at work stop at a hold point and say"
+            " what differs"
+        ),
+    )
+
+
+def database_differs(job: str, *, why: str) -> Problem:
+    """A run did what the database does not know: it waits for a person (or has ended, and its record is open)."""
+    return Problem(
+        key=f"{DATABASE_RESTORED}:{job}",
+        kind=DATABASE_RESTORED,
+        severity=Severity.ERROR,
+        message=f"the gateway's database is not the one that the run of job {job} worked on: {why}",
+        remedy=(
+            "its run waits at a hold point: bring back the right database, or what is missing, and decide `retry`; with `skip` it"
+            " ends and touches nothing more. What has ended already is compared by hand: the tenant's data may be at another"
+            " version than the one that is enabled"
+        ),
         job=job,
     )
 

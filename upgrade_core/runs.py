@@ -5,11 +5,16 @@ Payloads only grow: new members have defaults; names are wire format.
 
 from dataclasses import dataclass
 
+from upgrade_core.known import Fact
 from upgrade_core.plan import Group
 
 TENANT_JOB = "TenantJob"
 GROUP_CHANGE = "GroupChange"
 MODULE_VERSION = "ModuleVersion"
+KNOWING = "steps-are-told-what-the-run-knows"
+"""Name of the patch since which runs keep what they know (`upgrade_core.known`)."""
+DATABASE_DIFFERS = "DatabaseDiffers"
+"""Type of the failure of a step whose run did what the gateway's database does not know (412)."""
 
 ATTRIBUTES = (
     "UpliftTenant",
@@ -21,7 +26,7 @@ ATTRIBUTES = (
     "UpliftRollout",
     "UpliftActor",
 )
-"""Search attributes, all of type Keyword, registered by the worker at its start."""
+"""Search attributes, all of type Keyword, registered by the worker; see `worker.ensuring`."""
 
 
 def module_run_id(module: str) -> str:
@@ -49,6 +54,7 @@ class GroupRequest:
     Attributes:
         deploy: Whether versions without an instance are deployed; None: those that have a launch descriptor are.
         invoke: `true`, `false`, or a regular expression that must match the whole module id for tenant init to be called.
+        known: What the job knows to be on record: its plan, and what its earlier groups did.
     """
 
     job: str
@@ -57,13 +63,19 @@ class GroupRequest:
     parameters: tuple[tuple[str, str | None], ...] = ()
     deploy: bool | None = None
     invoke: str = "true"
+    known: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupResult:
-    """What a group came to when it was switched."""
+    """What a group came to when it was switched.
+
+    Attributes:
+        known: What is on record of it from now on.
+    """
 
     warnings: tuple[str, ...] = ()
+    known: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

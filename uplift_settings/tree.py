@@ -178,6 +178,10 @@ class TemporalSettings(_Group):
     api_key: str = Field("", description="API key by reference (env:NAME or file:PATH). Empty: none.")
     tls: bool = Field(default=False, description="Whether to connect with TLS (server certificate from the system's roots).")
     connect_timeout: Seconds = Field(60.0, description="Seconds a process tries to reach Temporal at its start.")
+    ensure_interval: Annotated[float, Field(gt=0)] = Field(
+        5.0,
+        description="Seconds between looks whether Temporal knows our search attributes; it forgets them with its history.",
+    )
 
 
 class WorkerSettings(_Group):
@@ -205,6 +209,13 @@ class WorkerSettings(_Group):
     make_current: bool = Field(
         default=True,
         description="Whether a build that starts for the first time gets new jobs at once. Off: somebody decides, by hand.",
+    )
+    compare_interval: Annotated[float, Field(gt=0)] = Field(
+        10.0,
+        description=(
+            "Seconds between comparisons of what a run knows with the gateway's database while a step works: a restored database"
+            " is noticed within them."
+        ),
     )
     keeper_interval: Seconds = Field(
         2.0, description="Seconds between looks for instances of this node that died and are started again."

@@ -18,6 +18,8 @@ from gateway_client import GatewayClient, GatewayError, Version
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE = 60.0
 _UNNEEDED_LOOKS = 5
+_TOLD_AGAIN_LOOKS = 30
+"""Looks until a run is told again that nobody needs its version: the one that was told may be lost with Temporal's history."""
 
 
 class Keeper:
@@ -65,9 +67,11 @@ class Keeper:
 
     async def _look(self) -> None:
         for version in await self._gateway.versions():
-            if version.retiring or not any(found.node == self._instances.node for found in version.instances):
+            ours = any(found.node == self._instances.node for found in version.instances)
+            if ours or (version.retiring and not version.instances):
+                await self._retire_if_unneeded(version)
+            if version.retiring or not ours:
                 continue
-            await self._retire_if_unneeded(version)
             times, not_before = self._failed.get(version.module, (0, 0.0))
             if time.monotonic() < not_before:
                 continue
@@ -80,14 +84,20 @@ class Keeper:
                 _log.error("%s died and cannot be started again, next try in %.0f s: %s", version.module, pause, error)
 
     async def _retire_if_unneeded(self, version: Version) -> None:
-        """Tell it once, when nobody has needed it at several looks: a run that goes on tells it by itself."""
+        """Tell it when nobody has needed it at several looks: a run that goes on tells it by itself.
+
+        One that is on its way out for long may have lost its run: until it is gone, nobody can have the version again.
+        """
         if version.needed_by:
             self._unneeded.pop(version.module, None)
             return
         looks = self._unneeded[version.module] = self._unneeded.get(version.module, 0) + 1
-        if looks == _UNNEEDED_LOOKS:
-            _log.info("nobody needs %s any more", version.module)
-            await self._tell_unneeded(version.module)
+        first = _TOLD_AGAIN_LOOKS if version.retiring else _UNNEEDED_LOOKS
+        if looks < first:
+            return
+        _log.info("nobody needs %s any more", version.module)
+        await self._tell_unneeded(version.module)
+        self._unneeded[version.module] = first - _TOLD_AGAIN_LOOKS  # only once it was told: Temporal may be away
 
     async def _prune(self) -> None:
         for snapshot in await self._gateway.snapshots(expired=True):

@@ -18,6 +18,7 @@ from temporalio.worker import Worker
 from activities.checks import CheckActivities
 from activities.deploy import DeployActivities, NodeInstances
 from activities.gateway_steps import GatewayActivities
+from activities.knowing import Knowing
 from activities.module_calls import ModuleCalls
 from activities.snapshots import SnapshotActivities
 from activities.tenant_init import TenantInitActivities
@@ -28,6 +29,7 @@ from uplift_settings import SecretError, Settings, SettingsError, load, read_sec
 from uplift_settings.logs import log_to_stderr
 from uplift_settings.tracing import start_tracing
 from worker.builds import BuildNotCurrent, deployment_config, make_current, workflows_of
+from worker.ensuring import Ensuring
 from worker.guard import ForeignPackage, check_packages
 from worker.keeper import Keeper
 from worker.temporal import (
@@ -117,14 +119,19 @@ async def _serve(settings: Settings) -> None:
             await stack.enter_async_context(worker)
         if settings.worker.build and settings.worker.make_current:
             await make_current(temporal, build=settings.worker.build, deadline=settings.temporal.connect_timeout)
-        keeping = asyncio.create_task(keeper.run())
+        ensuring = Ensuring(
+            {"search attributes": lambda: register_search_attributes(temporal, deadline=0.0)},
+            interval=settings.temporal.ensure_interval,
+        )
+        beside = [asyncio.create_task(keeper.run()), asyncio.create_task(ensuring.run())]
         ready.parent.mkdir(parents=True, exist_ok=True)
         ready.touch(mode=0o600)
         ready.write_text(f"{os.getpid()}\n", encoding="utf-8")
         _log.info("worker polls %s as node %s", settings.temporal.task_queue, settings.worker.node)
         await stop.wait()
         _unmark(ready)
-        keeping.cancel()
+        for task in beside:
+            task.cancel()
     if tracing is not None:
         await asyncio.to_thread(tracing.close)
 
@@ -191,6 +198,7 @@ def build_workers(
         ],
         workflow_runner=workflow_runner(),
         deployment_config=deployment_config(settings.worker.build),
+        interceptors=[Knowing(gateway=gateway, every=settings.worker.compare_interval)],
         max_concurrent_activities=settings.worker.max_activities,
         max_concurrent_workflow_tasks=settings.worker.max_workflow_tasks,
         max_cached_workflows=settings.worker.cached_runs,

@@ -7,10 +7,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
-from temporalio.exceptions import ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
@@ -28,11 +29,13 @@ with workflow.unsafe.imports_passed_through():
         TenantInitSteps,
         UndoResult,
     )
-    from upgrade_core.ids import step_key
+    from upgrade_core.ids import copy_id, hold_id, step_key
+    from upgrade_core.known import Fact, FactKind, once_opened, while_opening, without
     from upgrade_core.plan import STEPS, Change, Kind, Step
-    from upgrade_core.runs import GROUP_CHANGE, GroupRequest, GroupResult
+    from upgrade_core.runs import DATABASE_DIFFERS, GROUP_CHANGE, KNOWING, GroupRequest, GroupResult
     from workflows.undo import FAILURES, UndoStack, kind_of, reason_of, shielded, stop_if_aborted
 
+_Result = TypeVar("_Result")
 _PHASE = SearchAttributeKey.for_keyword("UpliftPhase")
 _PHASES = {
     Step.CHECK: "planned",
@@ -62,13 +65,19 @@ class GroupChange:
         self._decision: str | None = None
         self._holding = ""
         self._left: tuple[str, ...] = ()
+        self._known = request.known
+        self._knows = False
+        self._let_be = False
 
     @workflow.run
     async def run(self, request: GroupRequest) -> GroupResult:
         """Do the steps; on an error or a cancel undo them and raise."""
+        self._knows = workflow.patched(KNOWING)
         try:
             await self._forward(request)
         except FAILURES as error:
+            if self._let_be:
+                raise
             cancelled = is_cancelled_exception(error) or isinstance(error, asyncio.CancelledError)
             why = "aborted" if cancelled else reason_of(error)
             self._note(f"✗ {why}")
@@ -82,7 +91,8 @@ class GroupChange:
         except asyncio.CancelledError:
             self._warnings.append("aborted after the switch: users write to the new version, so it stays")
         await shielded(self._step(GatewaySteps.release, Step.RELEASE, self._group()))
-        return GroupResult(warnings=tuple(self._warnings))
+        opened = tuple(fact for fact in self._known if fact.kind is FactKind.OPENED and fact not in request.known)
+        return GroupResult(warnings=tuple(self._warnings), known=opened)
 
     @workflow.update
     def resolve(self, decision: str) -> str:
@@ -114,13 +124,14 @@ class GroupChange:
         self._undo.push("RESUME on the old version", self._resume_old)
         await self._step(GatewaySteps.update, Step.UPDATE, self._group())
         for change in changes:
+            self._learn(FactKind.HELD, hold_id(request.job, request.group.key, change.product), change.product)
+        for change in changes:
             checked = self._checked[change.product]
             if checked.copies:
                 stop_if_aborted()
                 self._enter(Step.SNAPSHOT)
-                await workflow.execute_activity_method(
-                    SnapshotSteps.take, self._checked_change(change), summary=f"copy {checked.schema}", **options.COPY
-                )
+                await self._copy(change)
+                self._learn(FactKind.COPY, copy_id(request.job, change.product), change.product)
                 self._note(f"✓ copied {checked.schema}")
         for change in changes:
             if self._checked[change.product].calls_init:
@@ -138,14 +149,23 @@ class GroupChange:
         self._enter(Step.ACQUIRE)
 
         async def give_back() -> None:
-            await workflow.execute_activity_method(
-                GatewaySteps.give_back, request, summary=f"give back {change.subject}", **options.UNDO
+            self._known = without(self._known, FactKind.CLAIM, key=change.subject)
+            await self._told(
+                lambda known: workflow.execute_activity_method(
+                    GatewaySteps.give_back,
+                    replace(request, known=known),
+                    summary=f"give back {change.subject}",
+                    **options.UNDO,
+                )
             )
 
         self._undo.push(f"give {change.subject} back", give_back)
-        await workflow.execute_activity_method(
-            GatewaySteps.acquire, request, summary=f"acquire {change.subject}", **options.ACQUIRE
+        await self._told(
+            lambda known: workflow.execute_activity_method(
+                GatewaySteps.acquire, replace(request, known=known), summary=f"acquire {change.subject}", **options.ACQUIRE
+            )
         )
+        self._learn(FactKind.CLAIM, change.subject)
         self._note(f"✓ acquired {change.subject}")
 
     async def _init(self, change: Change) -> None:
@@ -156,8 +176,13 @@ class GroupChange:
 
         async def undo_init() -> None:
             while True:
-                result: UndoResult = await workflow.execute_activity_method(
-                    TenantInitSteps.undo, undo_request, summary=f"undo init of {change.subject}", **options.UNDO
+                result: UndoResult = await self._told(
+                    lambda known: workflow.execute_activity_method(
+                        TenantInitSteps.undo,
+                        replace(undo_request, known=known),
+                        summary=f"undo init of {change.subject}",
+                        **options.UNDO,
+                    )
                 )
                 self._warnings.extend(result.warnings)
                 if result.done:
@@ -168,19 +193,14 @@ class GroupChange:
 
         self._undo.push(f"undo init of {change.subject} ({checked.undo})", undo_init)
         while True:
-            state: InitState = await workflow.execute_activity_method(
-                TenantInitSteps.start, request, summary=f"init {checked.init_module}", **options.INIT
-            )
+            state = await self._start_init(request)
+            self._learn(FactKind.INTENT, request.key, change.product)
             stop_if_aborted()
             while state.effect == "follow":
-                state = await workflow.execute_activity_method(
-                    TenantInitSteps.follow,
-                    FollowRequest(step=request, state=state),
-                    summary=f"follow init {checked.init_module}",
-                    **options.FOLLOW,
-                )
+                state = await self._follow_init(request, state)
             self._warnings.extend(state.warnings)
             if state.effect == "done":
+                self._learn(FactKind.INIT_ENDED, request.key, change.product)
                 self._note(f"✓ init of {change.subject}: {state.outcome}")
                 return
             if state.effect == "unknown" and await self._hold_point("; ".join(state.errors)) == "retry":
@@ -190,11 +210,47 @@ class GroupChange:
             kind = "TenantInitRefused" if state.effect == "refused" else "TenantInitFailed"
             raise ApplicationError(message, type=kind, non_retryable=True)
 
+    async def _start_init(self, request: CheckedChange) -> InitState:
+        return await self._told(
+            lambda known: workflow.execute_activity_method(
+                TenantInitSteps.start,
+                replace(request, known=known),
+                summary=f"init {request.checked.init_module}",
+                **options.INIT,
+            )
+        )
+
+    async def _follow_init(self, request: CheckedChange, state: InitState) -> InitState:
+        return await self._told(
+            lambda known: workflow.execute_activity_method(
+                TenantInitSteps.follow,
+                FollowRequest(step=replace(request, known=known), state=state),
+                summary=f"follow init {request.checked.init_module}",
+                **options.FOLLOW,
+            )
+        )
+
+    async def _copy(self, change: Change) -> None:
+        request = self._checked_change(change)
+        await self._told(
+            lambda known: workflow.execute_activity_method(
+                SnapshotSteps.take,
+                replace(request, known=known),
+                summary=f"copy {request.checked.schema}",
+                **options.COPY,
+            )
+        )
+
     async def _verify(self, change: Change) -> None:
         stop_if_aborted()
         self._enter(Step.VERIFY)
-        verdict = await workflow.execute_activity_method(
-            CheckSteps.verify, self._checked_change(change), summary=f"verify {change.subject}", **options.VERIFY
+        verdict = await self._told(
+            lambda known: workflow.execute_activity_method(
+                CheckSteps.verify,
+                replace(self._checked_change(change), known=known),
+                summary=f"verify {change.subject}",
+                **options.VERIFY,
+            )
         )
         if verdict.failures:
             raise ApplicationError("; ".join(verdict.failures), type="CheckFailed", non_retryable=True)
@@ -203,8 +259,13 @@ class GroupChange:
     async def _switch(self) -> None:
         """After this nothing is undone by itself: users have written. So it is not cut by a cancel either."""
         stop_if_aborted()
+        self._known = while_opening(self._known)
         await shielded(self._step(GatewaySteps.switch, Step.SWITCH, self._group()))
         self._undo = UndoStack()
+        opened = (fact for fact in once_opened(self._known) if fact.kind is FactKind.OPENED and fact not in self._request.known)
+        self._known = (*self._request.known, *opened)
+        for change in self._request.group.changes:
+            self._learn(FactKind.BOUND, change.product, change.version_to or "")
 
     async def _watch(self) -> None:
         soak = max((checked.soak for checked in self._checked.values()), default=0.0)
@@ -216,44 +277,79 @@ class GroupChange:
         """Undo, newest first; returns what is left, if a person let something be left."""
         workflow.upsert_search_attributes([_PHASE.value_set("undoing")])
         subject = self._request.group.changes[0].subject
-        await workflow.execute_activity_method(
-            GatewaySteps.set_phase,
-            PhaseStep(job=self._request.job, phase="undoing", subject=subject, message=why[:2_000]),
-            summary="undoing",
-            **options.SHORT,
+        phase = PhaseStep(job=self._request.job, phase="undoing", subject=subject, message=why[:2_000])
+        await self._told(
+            lambda known: workflow.execute_activity_method(
+                GatewaySteps.set_phase, replace(phase, known=known), summary="undoing", **options.SHORT
+            )
         )
         await self._undo.unwind(lambda name: self._note(f"↩ {name}"))
         return self._left
 
     async def _resume_old(self) -> None:
-        await workflow.execute_activity_method(
-            GatewaySteps.resume_old, self._group(), summary="resume the old version", **options.UNDO
+        self._known = while_opening(self._known)
+        await self._told(
+            lambda known: workflow.execute_activity_method(
+                GatewaySteps.resume_old, replace(self._group(), known=known), summary="resume the old version", **options.UNDO
+            )
         )
+        self._known = once_opened(self._known)
 
     async def _hold_point(self, why: str) -> str:
-        """Wait for a person: the tenant stays held, since nobody can say what state its data is in."""
+        """Wait for a person: the tenant stays held where the gateway knows of it; nobody can say what state its data is in."""
         self._decision, self._holding = None, why
         self._note(f"⏸ {why} — decide with the update `resolve` (retry or skip)")
         workflow.upsert_search_attributes([_PHASE.value_set("needs_operator")])
-        await workflow.execute_activity_method(
-            GatewaySteps.set_phase,
-            PhaseStep(job=self._request.job, phase="needs_operator", subject=self._request.group.changes[0].subject),
-            summary="needs operator",
-            **options.SHORT,
-        )
+        try:
+            await workflow.execute_activity_method(
+                GatewaySteps.set_phase,
+                PhaseStep(job=self._request.job, phase="needs_operator", subject=self._request.group.changes[0].subject),
+                summary="needs operator",
+                **options.SHORT,
+            )
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.warning("the job's record cannot say that an operator is needed: %s", reason_of(error))
         await workflow.wait_condition(lambda: self._decision is not None, timeout_summary="hold point")
         self._holding = ""
         return self._decision or "skip"
 
     async def _step(self, method: Callable[[GatewaySteps, GroupStep], Awaitable[None]], step: Step, request: GroupStep) -> None:
         self._enter(step)
-        await workflow.execute_activity_method(
-            method,
-            request,
-            summary=f"{step} {request.changes[0].subject}",
-            **(options.UPDATE if step is Step.UPDATE else options.SHORT),
+        await self._told(
+            lambda known: workflow.execute_activity_method(
+                method,
+                replace(request, known=known),
+                summary=f"{step} {request.changes[0].subject}",
+                **(options.UPDATE if step is Step.UPDATE else options.SHORT),
+            )
         )
         self._note(f"✓ {step}")
+
+    async def _told(self, step: Callable[[tuple[Fact, ...]], Awaitable[_Result]]) -> _Result:
+        """A step that is told what we know; it is refused where the database does not know it, too: then a person decides.
+
+        Undoing or switching on a database that is not the one that we worked on would make it worse.
+        """
+        while True:
+            try:
+                return await step(self._known if self._knows else ())
+            except ActivityError as error:
+                if kind_of(error) != DATABASE_DIFFERS:
+                    raise
+                why = reason_of(error)
+            if await shielded(self._hold_point(why)) == "skip":
+                self._let_be = True
+                left = self._undo.names
+                message = "; ".join([f"{why}. Let be by a person", *(f"not done: {name}" for name in left)])
+                raise ApplicationError(message, list(left), DATABASE_DIFFERS, type="RollbackFailed", non_retryable=True)
+
+    def _learn(self, kind: FactKind, key: str, about: str = "") -> None:
+        """Something of ours is on record from now on."""
+        fact = Fact(kind=kind, key=key, about=about)
+        if fact not in self._known:
+            self._known = (*self._known, fact)
 
     def _enter(self, step: Step) -> None:
         workflow.upsert_search_attributes([_PHASE.value_set(_PHASES[step])])

@@ -1,17 +1,19 @@
 """`TenantJob`: one install, upgrade, disable or purge job of a tenant, group by group (requirements B7, C1-C3, D1)."""
 
 import asyncio
+from dataclasses import replace
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
-from temporalio.exceptions import ApplicationError, ChildWorkflowError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, is_cancelled_exception
 from temporalio.workflow import ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
-    from activities.signatures import Begun, FinishStep, GatewaySteps, JobRef, Told
+    from activities.signatures import Begun, FinishStep, GatewaySteps, JobRef, PhaseStep, Told
+    from upgrade_core.known import GROUPS_KEPT, Fact, FactKind
     from upgrade_core.plan import Change, Group
-    from upgrade_core.runs import TENANT_JOB, GroupRequest, TenantJobRequest
+    from upgrade_core.runs import DATABASE_DIFFERS, KNOWING, TENANT_JOB, GroupRequest, TenantJobRequest
     from workflows.group_change import GroupChange
     from workflows.undo import FAILURES, kind_of, reason_of, shielded, stop_if_aborted
 
@@ -35,26 +37,48 @@ class TenantJob:
         self._errors: list[Told] = []
         self._outcomes: set[str] = set()
         self._states: dict[str, str] = {}
+        self._plan: tuple[Fact, ...] = ()
+        self._ended: list[tuple[Fact, ...]] = []
+        self._parallel = 1
+        self._let_be = False
+        self._decision: str | None = None
+        self._holding = ""
 
     @workflow.run
     async def run(self, request: TenantJobRequest) -> str:
         """Do the groups; end the job's row whatever happens; answer or raise the outcome."""
         cancelled = False
+        knows = workflow.patched(KNOWING)
         try:
             begun = await workflow.execute_activity_method(
                 GatewaySteps.begin, JobRef(job=request.job), summary="plan", **options.SHORT
             )
+            if knows:
+                self._plan = (Fact(kind=FactKind.PLAN, key=begun.plan.digest, about=begun.tenant),)
+                self._parallel = begun.parallel
             await self._groups(begun)
         except FAILURES as error:
             cancelled = isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error)
             self._failed(error, cancelled=cancelled)
-        outcome = self._outcome()
-        await shielded(self._finish(outcome))
+        outcome = await shielded(self._finish())
         if cancelled:
             raise asyncio.CancelledError
         if not outcome.startswith("done"):
             raise ApplicationError("; ".join(error.message for error in self._errors), type=outcome, non_retryable=True)
         return outcome
+
+    @workflow.update
+    def resolve(self, decision: str) -> str:
+        """What a person decides when the job cannot be ended: `retry`, or `skip` it."""
+        self._decision = decision
+        return f"{decision}: {self._holding}"
+
+    @resolve.validator
+    def _check_resolve(self, decision: str) -> None:
+        if not self._holding:
+            raise ApplicationError("nothing waits for a decision", type="NoHoldPoint")
+        if decision not in ("retry", "skip"):
+            raise ApplicationError("decision must be retry or skip", type="BadDecision")
 
     async def _groups(self, begun: Begun) -> None:
         """Groups run when all that they depend on have ended well, at most `parallel` at a time."""
@@ -68,7 +92,7 @@ class TenantJob:
                 for key in earlier:
                     await ended[key].wait()
                 async with slots:
-                    if (stop and not begun.ignore_errors) or not well.issuperset(group.after):
+                    if (stop and not begun.ignore_errors) or self._let_be or not well.issuperset(group.after):
                         self._states[group.key] = "not started"
                         return
                     stop_if_aborted()
@@ -77,6 +101,7 @@ class TenantJob:
             except FAILURES as error:
                 cancelled = isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error)
                 self._failed(error, cancelled=cancelled)
+                self._let_be = self._let_be or _inner_kind(error) == DATABASE_DIFFERS
                 self._states[group.key] = "failed"
                 stop.append(error)
                 if cancelled:
@@ -108,6 +133,7 @@ class TenantJob:
             parameters=begun.parameters,
             deploy=begun.deploy,
             invoke=begun.invoke,
+            known=self._known,
         )
         change = group.changes[0]
         result = await workflow.execute_child_workflow(
@@ -119,7 +145,15 @@ class TenantJob:
             parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
         )
         self._warnings.extend(Told(message=text, type="Warning", code=change.product) for text in result.warnings)
+        if self._plan:
+            self._ended.append(result.known)
         self._states[group.key] = "done"
+
+    @property
+    def _known(self) -> tuple[Fact, ...]:
+        """The plan, and what the last groups did: of as many as may run at once, since what is older is implied by them."""
+        last = self._ended[-min(self._parallel, GROUPS_KEPT) :]
+        return (*self._plan, *(fact for facts in last for fact in facts))
 
     def _failed(self, error: BaseException, *, cancelled: bool) -> None:
         kind = kind_of(error)
@@ -146,14 +180,48 @@ class TenantJob:
                 return worst
         return "done_with_warnings" if self._warnings else "done"
 
-    async def _finish(self, outcome: str) -> None:
-        workflow.upsert_search_attributes([_PHASE.value_set("ended"), _OUTCOME.value_set(outcome)])
-        await workflow.execute_activity_method(
-            GatewaySteps.finish,
-            FinishStep(job=self._request.job, outcome=outcome, errors=tuple(self._errors), warnings=tuple(self._warnings)),
-            summary=f"end as {outcome}",
-            **options.SHORT,
-        )
+    async def _finish(self) -> str:
+        """End the job as its outcome; when a person let something be, as far as the gateway knows the job."""
+        while True:
+            outcome = self._outcome()
+            workflow.upsert_search_attributes([_PHASE.value_set("ended"), _OUTCOME.value_set(outcome)])
+            end = FinishStep(job=self._request.job, outcome=outcome, errors=tuple(self._errors), warnings=tuple(self._warnings))
+            try:
+                await workflow.execute_activity_method(
+                    GatewaySteps.finish,
+                    end if self._let_be else replace(end, known=self._known),
+                    summary=f"end as {outcome}",
+                    **options.SHORT,
+                )
+            except ActivityError as error:
+                if kind_of(error) != DATABASE_DIFFERS:
+                    raise
+                why = reason_of(error)
+            else:
+                return outcome
+            if await self._hold_point(why) == "skip":
+                self._let_be = True
+                self._errors.append(Told(message=f"{why}. Let be by a person", type=DATABASE_DIFFERS, code="failed"))
+                self._outcomes.add("failed")
+
+    async def _hold_point(self, why: str) -> str:
+        """Wait for a person: nothing is undone or ended on a database that is not the one that the job worked on."""
+        self._decision, self._holding = None, why
+        workflow.set_current_details(f"⏸ {why} — decide with the update `resolve` (retry or skip)"[:4_000])
+        workflow.upsert_search_attributes([_PHASE.value_set("needs_operator")])
+        try:
+            await workflow.execute_activity_method(
+                GatewaySteps.set_phase,
+                PhaseStep(job=self._request.job, phase="needs_operator"),
+                summary="needs operator",
+                **options.SHORT,
+            )
+        except ActivityError as error:
+            workflow.logger.warning("the job's record cannot say that an operator is needed: %s", reason_of(error))
+        await workflow.wait_condition(lambda: self._decision is not None, timeout_summary="hold point")
+        self._holding = ""
+        self._show()
+        return self._decision or "skip"
 
     def _show(self) -> None:
         workflow.set_current_details("\n".join(f"- {key}: {state}" for key, state in self._states.items()))

@@ -45,6 +45,11 @@ class UndoStack:
         """Remember an undo, before its step runs: a step that timed out may have taken effect."""
         self._steps.append((name, undo))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is still to be undone, newest first."""
+        return tuple(name for name, _ in reversed(self._steps))
+
     async def unwind(self, tell: Callable[[str], None]) -> None:
         """Run them, newest first; each is retried until it is done."""
         while self._steps:

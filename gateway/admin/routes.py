@@ -80,6 +80,7 @@ ROUTES: tuple[tuple[str, str, Handler, Need], ...] = (
     ("PUT", "/_/lifecycle/routing/{tenant}", lifecycle.put_routing, _START),
     # what runs do
     ("POST", _RUN + "/begin", runs.begin, _RUN_ONLY),
+    ("GET", _RUN + "/known", runs.known, _RUN_ONLY),
     ("PUT", _RUN + "/phase", runs.phase, _RUN_ONLY),
     ("POST", _RUN + "/claims", runs.claim, _RUN_ONLY),
     ("DELETE", _RUN + "/claims/{module}", runs.give_back, _RUN_ONLY),

@@ -1,6 +1,7 @@
 """`/_/runs/{job}`: what the steps of a run do at the gateway. Every call may be repeated; the answer is the same."""
 
 import json
+import logging
 
 from aiohttp import web
 
@@ -24,6 +25,10 @@ from gateway_client import (
     SnapshotPatch,
 )
 from upgrade_core.errors import UpliftError
+from upgrade_core.known import HEADER, differences, explain, from_wire
+from upgrade_core.problems import database_differs
+
+_log = logging.getLogger(__name__)
 
 
 async def begin(call: Call) -> web.Response:
@@ -56,8 +61,15 @@ async def claim(call: Call) -> web.Response:
     return answer(await describe(call, wire.module))
 
 
+async def known(call: Call) -> web.Response:
+    """Whether everything that the run knows (`X-Uplift-Known`) is on record: 204, or 412 with what is not."""
+    await _compare(call)
+    return answer()
+
+
 async def give_back(call: Call) -> web.Response:
     """The job needs the version no more."""
+    await _compare(call)
     _known_module(call, call.path["module"])
     await call.platform.instances.give_back(call.path["module"], call.path["job"])
     return answer(await describe(call, call.path["module"]))
@@ -117,8 +129,8 @@ async def report_init(call: Call) -> web.Response:
         generation=wire.generation,
         data_version=wire.data_version,
     )
-    if found is None:
-        raise ApiError(404, call.path["key"])
+    if found is None:  # it was written before anything was asked
+        raise await _differs(call, (f"nothing tells that tenant init of {wire.subject} was asked for",))
     await call.services.jobs.report_init(row, wire)
     return answer()
 
@@ -143,6 +155,7 @@ async def open_overlay(call: Call) -> web.Response:
 
 async def close_overlay(call: Call) -> web.Response:
     """Close it, cut what is at work under it, and answer when nothing is."""
+    await _compare(call)
     token = await call.platform.runs.close_overlay(job=call.path["job"], product=call.path["product"])
     if token is not None:
         await call.platform.catch_up()
@@ -178,6 +191,7 @@ async def add_snapshot(call: Call) -> web.Response:
 
 async def keep_snapshots(call: Call) -> web.Response:
     """Start the time that the job's copies are kept."""
+    await _compare(call, ending=True)
     await call.platform.runs.keep_snapshots(call.path["job"], call.json(SnapshotPatch).keep)
     return answer()
 
@@ -196,16 +210,53 @@ async def remove_snapshot(call: Call) -> web.Response:
 
 async def finish(call: Call) -> web.Response:
     """End a job."""
-    row = await _job(call)
+    row = await _job(call, ending=True)
     await call.services.jobs.finish(row.id, call.json(FinishRequest))
     return answer()
 
 
-async def _job(call: Call) -> JobRow:
+async def _job(call: Call, *, ending: bool = False) -> JobRow:
+    """The job's row, once everything that its run knows was found on record.
+
+    Raises:
+        ApiError: 404 or 412.
+    """
+    await _compare(call, ending=ending)
     row = await call.platform.jobs.get(call.path["job"])
     if row is None:
         raise ApiError(404, f"no job {call.path['job']}")
     return row
+
+
+async def _compare(call: Call, *, ending: bool = False) -> None:
+    """Compare what the run knows with the database, before anything is done (requirement D3).
+
+    Raises:
+        ApiError: 412: it is not the database that the run worked on. 400: no facts.
+    """
+    text = call.request.headers.get(HEADER, "")
+    if not text:
+        return
+    try:
+        facts = from_wire(text)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"{HEADER}: {error}") from error
+    job = call.path["job"]
+    problem = database_differs(job, why="").key
+    record, told = await call.platform.runs.on_record(job, facts, problem=problem)
+    found = differences(facts, record, ending=ending)
+    if found:
+        raise await _differs(call, found)
+    if told:
+        await call.services.problems.resolve(problem)
+
+
+async def _differs(call: Call, found: tuple[str, ...]) -> ApiError:
+    """The refusal of a run's step; administrators are told as well."""
+    text = explain(found)
+    _log.error("a step of job %s is refused: %s", call.path["job"], text)
+    await call.services.problems.report(database_differs(call.path["job"], why="; ".join(found)))
+    return ApiError(412, text)
 
 
 def _known_module(call: Call, module: str) -> None:

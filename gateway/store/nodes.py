@@ -84,9 +84,11 @@ class NodeStore:
         return epoch
 
     async def holder_of(self, name: str) -> str | None:
-        """The generation that has a name now."""
+        """The generation that has a name now and whose lease runs: a restored database names processes of long ago."""
         async with self._database.connection() as connection:
-            found: str | None = await connection.fetchval("select generation from nodes where name = $1", name)
+            found: str | None = await connection.fetchval(
+                "select generation from nodes where name = $1 and until > clock_timestamp()", name
+            )
         return found
 
     async def set_applied(self, generation: str, epoch: int) -> None:
@@ -141,7 +143,10 @@ class NodeStore:
             await connection.execute(
                 "delete from quiet where at < now() - interval '1 day' and subject not in (select 'hold:' || id from holds)"
             )
-            await connection.execute("delete from opened_holds where at < now() - interval '1 day'")
+            await connection.execute(  # those of a job are what proves to its run that it opened them
+                "delete from opened_holds where at < now() - interval '1 day'"
+                " and holder not in (select 'job ' || id from jobs where state <> 'ended')"
+            )
 
 
 async def is_quiet(connection: Connection, subject: str, *, settle: float) -> Quiet:

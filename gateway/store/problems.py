@@ -18,6 +18,7 @@ _MOOT = """
         not exists (select 1 from modules m where m.id = p.module)
         or not exists (select 1 from tenants t where t.id = p.tenant)
         or exists (select 1 from bindings b where b.tenant = p.tenant and b.module = p.module)))
+    or (kind = 'database-restored' and since < now() - interval '1 day')
     or (kind = 'run-lost' and not exists (select 1 from holds h where h.job = p.job) and (
         not exists (select 1 from jobs j where j.id = p.job)
         or exists (select 1 from problems left_behind where left_behind.kind = 'hold-left' and left_behind.job = p.job)))
@@ -109,6 +110,7 @@ class ProblemStore:
     async def resolve_moot(self, connection: Connection) -> list[ProblemRow]:
         """Resolve what is about something that is not there any more.
 
+        That the database was restored stands for a day: nobody can tell when it was looked after.
         A lost run is over when the holds that it left are gone; when it left none, once the record of its job is removed.
         """
         rows = await connection.fetch(

@@ -1,5 +1,6 @@
 """What runs leave in the gateway: intents, overlays, snapshots."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -9,9 +10,21 @@ from gateway.store.jobs import change_module, check_open
 from gateway.store.moves import set_data_version
 from gateway.store.registry import Conflict
 from gateway.store.rows import IntentRow, OverlayRow, SnapshotRow
+from upgrade_core.known import Fact, OnRecord, tenant_of
 
 _INTENT = "key, job, tenant, product, module, instance, generation, state, job_path, asked, answer, since"
 _OVERLAY = "token, job, tenant, product, module, state"
+_ON_RECORD = """
+    select j.id is not null as job, coalesce(j.phase, '') as phase, coalesce(j.plan ->> 'digest', '') as plan,
+        array(select module from claims where job = $1) as claims,
+        array(select id from holds where id = any($2)) as holds,
+        array(select id from opened_holds where id = any($2)) as opened,
+        array(select id from snapshots where id = any($3)) as copies,
+        array(select array[key, state] from intents where key = any($4)) as intents,
+        array(select array[product, module] from bindings b where b.tenant = coalesce(j.tenant, $5)) as bindings,
+        exists(select 1 from problems where key = $6 and resolved_at is null) as told
+    from (select 1) one left join jobs j on j.id = $1
+"""
 _SNAPSHOT = "id, job, tenant, product, module, node, dsn, schema, path, size, digest, existed, taken, expires"
 
 
@@ -20,6 +33,34 @@ class RunStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def on_record(self, job: str, facts: Sequence[Fact], *, problem: str) -> tuple[OnRecord, bool]:
+        """What there is of what a run knows, in one statement.
+
+        Args:
+            job: The job.
+            facts: What its run knows.
+            problem: Key of the problem that tells of differences.
+
+        Returns:
+            What there is, and whether that problem stands.
+        """
+        keys = [fact.key for fact in facts]
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(_ON_RECORD, job, keys, keys, keys, tenant_of(facts), problem)
+        assert row is not None
+        found = OnRecord(
+            job=row["job"],
+            phase=row["phase"],
+            plan=row["plan"],
+            claims=frozenset(row["claims"]),
+            holds=frozenset(row["holds"]),
+            opened=frozenset(row["opened"]),
+            copies=frozenset(row["copies"]),
+            intents=dict(row["intents"]),
+            bindings=dict(row["bindings"]),
+        )
+        return found, row["told"]
 
     async def begin_intent(
         self,

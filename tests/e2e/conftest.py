@@ -223,6 +223,18 @@ async def stack() -> AsyncIterator[Stack]:
     shutil.rmtree(home)
 
 
+@pytest.fixture(scope="session")
+def stack_kind() -> type[Stack]:
+    """For stacks of a test's own."""
+    return Stack
+
+
+@pytest.fixture(scope="session")
+def start_stack() -> Callable[..., Any]:
+    """`uplift up` on a folder of a test's own, ready."""
+    return start
+
+
 async def start(home: Path, port: str = "0") -> tuple[asyncio.subprocess.Process, str]:
     """`uplift up`, ready."""
     with (home / "up.err").open("ab") as errors:
