@@ -18,7 +18,7 @@ from gateway.store import EVERY_TENANT, Changed, DatabaseError, HoldRow, Move, N
 from gateway.store.outbox import Message
 from gateway.timings import Timings
 from gateway_client import HoldRequest, HoldState, OpenRequest
-from upgrade_core.ids import step_key
+from upgrade_core.decisions import hold_key
 from upgrade_core.problems import closed, overdue
 from upgrade_core.protocol import Effect, Hold, Reply, Signal
 
@@ -41,17 +41,19 @@ class Holds:
         platform.on_hold = self._follow
         platform.table.pool.on_effects = self._available
 
-    async def set(self, *, job: str, tenant: str, request: HoldRequest) -> tuple[HoldState, ...]:
+    async def set(self, *, job: str, tenant: str, request: HoldRequest, run: str = "") -> tuple[HoldState, ...]:
         """UPDATE by a run on the links of a group at once; returns when no replica routes past it.
 
         Raises:
-            Conflict: Somebody else holds one of them; nothing was changed.
+            Conflict: Somebody else holds one of them, or another run works on the job; nothing was changed.
         """
         holds = [
-            NewHold(id=hold_id(job, request.group, change.product), tenant=tenant, product=change.product, subject=change.subject)
+            NewHold(
+                id=hold_key(job, request.group, change.product), tenant=tenant, product=change.product, subject=change.subject
+            )
             for change in request.changes
         ]
-        return await self._set(holds, holder=f"job {job}", job=job, reason=request.reason, grace=request.grace, ttl=None)
+        return await self._set(holds, holder=f"job {job}", job=job, reason=request.reason, grace=request.grace, ttl=None, run=run)
 
     async def update(
         self,
@@ -187,16 +189,22 @@ class Holds:
         if Effect.TELL_ADMINISTRATOR in effects and bound:
             self._platform.drains.spawn(self._told(partial(self._problems.report, closed(module))))
 
-    async def open(self, *, job: str, tenant: str, request: OpenRequest) -> None:
-        """RESUME, with the switch of the bindings where asked for; again is fine."""
+    async def open(self, *, job: str, tenant: str, request: OpenRequest, run: str = "") -> None:
+        """RESUME, with the switch of the bindings where asked for; again is fine.
+
+        Raises:
+            Conflict: The run that asks was given up; nothing was changed.
+        """
         platform = self._platform
         moves = [
             Move(product=move.product, subject=move.subject, bind=move.bind, module=move.module, purged=move.purged)
             for move in request.moves
         ]
-        ids = [hold_id(job, request.group, move.product) for move in request.moves]
+        ids = [hold_key(job, request.group, move.product) for move in request.moves]
         messages = self._told_resumed(ids, None)
-        await platform.holds.open(job=job, tenant=tenant, hold_ids=ids, moves=moves, stage=request.stage, messages=messages)
+        await platform.holds.open(
+            job=job, tenant=tenant, hold_ids=ids, moves=moves, stage=request.stage, messages=messages, run=run
+        )
         platform.outbox.added.set()
         await platform.spread()
 
@@ -233,6 +241,7 @@ class Holds:
         grace: float | None,
         ttl: float | None,
         sender: str | None = None,
+        run: str = "",
     ) -> tuple[HoldState, ...]:
         platform = self._platform
         grace = platform.settings.grace if grace is None else grace
@@ -245,6 +254,7 @@ class Holds:
             grace=grace,
             ttl=ttl,
             origin=platform.membership.name,
+            run=run,
             messages={
                 hold.id: self._pushes.held(hold.id, tenant=hold.tenant, product=hold.product, sender=sender, grace=grace)
                 for hold in holds
@@ -425,8 +435,3 @@ def _row(row: dict[str, object]) -> HoldRow:
     values["since"] = datetime.fromisoformat(str(row["since"]))
     values["until"] = None if row["until"] is None else datetime.fromisoformat(str(row["until"]))
     return row_of(HoldRow, values)
-
-
-def hold_id(job: str, group: str, product: str) -> str:
-    """Id of the hold of one product by one group of a job: the same for every retry."""
-    return step_key(job, product, group)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
@@ -26,14 +25,13 @@ with workflow.unsafe.imports_passed_through():
         PhaseStep,
         SnapshotSteps,
         TenantInitSteps,
-        UndoResult,
     )
     from upgrade_core.ids import step_key
     from upgrade_core.plan import STEPS, Change, Kind, Step
     from upgrade_core.runs import GROUP_CHANGE, GroupRequest, GroupResult
+    from workflows.hold_point import PHASE, HoldPoint
     from workflows.undo import FAILURES, UndoStack, kind_of, reason_of, shielded, stop_if_aborted
 
-_PHASE = SearchAttributeKey.for_keyword("UpliftPhase")
 _PHASES = {
     Step.CHECK: "planned",
     Step.ACQUIRE: "deploying",
@@ -48,20 +46,16 @@ _PHASES = {
 
 
 @workflow.defn(name=GROUP_CHANGE)
-class GroupChange:
+class GroupChange(HoldPoint):
     """Carries out one group of one tenant's job."""
 
     @workflow.init
     def __init__(self, request: GroupRequest) -> None:
         """Nothing is done yet."""
+        super().__init__(job=request.job, subject=request.group.changes[0].subject)
         self._request = request
         self._undo = UndoStack()
-        self._warnings: list[str] = []
         self._checked: dict[str, Checked] = {}
-        self._tree: list[str] = []
-        self._decision: str | None = None
-        self._holding = ""
-        self._left: tuple[str, ...] = ()
 
     @workflow.run
     async def run(self, request: GroupRequest) -> GroupResult:
@@ -83,19 +77,6 @@ class GroupChange:
             self._warnings.append("aborted after the switch: users write to the new version, so it stays")
         await shielded(self._step(GatewaySteps.release, Step.RELEASE, self._group()))
         return GroupResult(warnings=tuple(self._warnings))
-
-    @workflow.update
-    def resolve(self, decision: str) -> str:
-        """What a person decides at a hold point: `retry` what could not be done, or `skip` it."""
-        self._decision = decision
-        return f"{decision}: {self._holding}"
-
-    @resolve.validator
-    def _check_resolve(self, decision: str) -> None:
-        if not self._holding:
-            raise ApplicationError("nothing waits for a decision", type="NoHoldPoint")
-        if decision not in ("retry", "skip"):
-            raise ApplicationError("decision must be retry or skip", type="BadDecision")
 
     async def _forward(self, request: GroupRequest) -> None:
         changes = request.group.changes
@@ -155,16 +136,7 @@ class GroupChange:
         self._enter(Step.INIT)
 
         async def undo_init() -> None:
-            while True:
-                result: UndoResult = await workflow.execute_activity_method(
-                    TenantInitSteps.undo, undo_request, summary=f"undo init of {change.subject}", **options.UNDO
-                )
-                self._warnings.extend(result.warnings)
-                if result.done:
-                    return
-                if await self._hold_point("; ".join(result.left)) == "skip":
-                    self._left = (*self._left, *result.left)
-                    return
+            await self._undo_init(undo_request)
 
         self._undo.push(f"undo init of {change.subject} ({checked.undo})", undo_init)
         while True:
@@ -183,7 +155,7 @@ class GroupChange:
             if state.effect == "done":
                 self._note(f"✓ init of {change.subject}: {state.outcome}")
                 return
-            if state.effect == "unknown" and await self._hold_point("; ".join(state.errors)) == "retry":
+            if state.effect == "unknown" and await self._hold_point("; ".join(state.errors), then="migrating") == "retry":
                 request = replace(request, asks=state.asked + 1)
                 continue
             message = "; ".join(state.errors) or f"tenant init of {change.subject} {state.outcome or state.effect}"
@@ -214,7 +186,7 @@ class GroupChange:
 
     async def _back(self, why: str) -> tuple[str, ...]:
         """Undo, newest first; returns what is left, if a person let something be left."""
-        workflow.upsert_search_attributes([_PHASE.value_set("undoing")])
+        workflow.upsert_search_attributes([PHASE.value_set("undoing")])
         subject = self._request.group.changes[0].subject
         await workflow.execute_activity_method(
             GatewaySteps.set_phase,
@@ -230,21 +202,6 @@ class GroupChange:
             GatewaySteps.resume_old, self._group(), summary="resume the old version", **options.UNDO
         )
 
-    async def _hold_point(self, why: str) -> str:
-        """Wait for a person: the tenant stays held, since nobody can say what state its data is in."""
-        self._decision, self._holding = None, why
-        self._note(f"⏸ {why} — decide with the update `resolve` (retry or skip)")
-        workflow.upsert_search_attributes([_PHASE.value_set("needs_operator")])
-        await workflow.execute_activity_method(
-            GatewaySteps.set_phase,
-            PhaseStep(job=self._request.job, phase="needs_operator", subject=self._request.group.changes[0].subject),
-            summary="needs operator",
-            **options.SHORT,
-        )
-        await workflow.wait_condition(lambda: self._decision is not None, timeout_summary="hold point")
-        self._holding = ""
-        return self._decision or "skip"
-
     async def _step(self, method: Callable[[GatewaySteps, GroupStep], Awaitable[None]], step: Step, request: GroupStep) -> None:
         self._enter(step)
         await workflow.execute_activity_method(
@@ -256,12 +213,8 @@ class GroupChange:
         self._note(f"✓ {step}")
 
     def _enter(self, step: Step) -> None:
-        workflow.upsert_search_attributes([_PHASE.value_set(_PHASES[step])])
+        workflow.upsert_search_attributes([PHASE.value_set(_PHASES[step])])
         workflow.set_current_details("\n".join([*self._tree, f"▶ {step}"]))
-
-    def _note(self, line: str) -> None:
-        self._tree.append(f"- {line[:300]}")
-        workflow.set_current_details("\n".join(self._tree[-40:]))
 
     def _change(self, change: Change) -> ChangeRequest:
         request = self._request

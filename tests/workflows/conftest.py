@@ -151,6 +151,10 @@ def activities(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
             default = Checked(copies=True, verifies=True, init_module=request.change.subject, dsn="env:X", schema="s")
             return await stage.script.do("check", request, default)
 
+        @activity.defn(name="checks.recall")
+        async def recall(self, request: ChangeRequest) -> Checked:
+            return await stage.script.do("recall", request, Checked(copies=True, init_module=request.change.subject))
+
         @activity.defn(name="checks.verify")
         async def verify(self, request: CheckedChange) -> Verdict:
             return await stage.script.do("verify", request, Verdict())
@@ -167,6 +171,10 @@ def activities(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
         @activity.defn(name="tenant_init.undo")
         async def undo(self, request: CheckedChange) -> UndoResult:
             return await stage.script.do("undo_init", request, UndoResult())
+
+        @activity.defn(name="tenant_init.settle")
+        async def settle(self, request: CheckedChange) -> UndoResult:
+            return await stage.script.do("settle", request, UndoResult())
 
     class Snapshots(SnapshotSteps):
         @activity.defn(name="snapshots.take")
@@ -197,8 +205,8 @@ def activities(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
     gateway, checks, init, snapshots, deploy = Gateway(), Checks(), Init(), Snapshots(), Deploy()
     return [
         gateway.begin, gateway.acquire, gateway.give_back, gateway.update, gateway.switch, gateway.resume_old,
-        gateway.release, gateway.set_phase, gateway.finish, checks.check, checks.verify, init.start, init.follow,
-        init.undo, snapshots.take, deploy.place, deploy.start, deploy.retire, deploy.stop, deploy.retired,
+        gateway.release, gateway.set_phase, gateway.finish, checks.check, checks.recall, checks.verify, init.start, init.follow,
+        init.undo, init.settle, snapshots.take, deploy.place, deploy.start, deploy.retire, deploy.stop, deploy.retired,
     ]  # fmt: skip
 
 
