@@ -68,6 +68,8 @@ class Script:
         block: Name of the activity that waits until it is cancelled.
         deaf: Whether it then completes all the same.
         blocked: Set when it waits.
+        pause: Name of the activity that waits for `go_on`, and is told of a cancel if one reaches it (`cut`).
+        paused: Set when it waits.
     """
 
     calls: list[str] = field(default_factory=list)
@@ -77,6 +79,9 @@ class Script:
     deaf: bool = False
     blocked: asyncio.Event = field(default_factory=asyncio.Event)
     cut: list[str] = field(default_factory=list)
+    pause: str = ""
+    paused: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def do(self, name: str, request: Any, default: Any) -> Any:
         if name != "set_phase":
@@ -93,6 +98,18 @@ class Script:
                 self.cut.append(name)
                 if not self.deaf:
                     raise
+        if name == self.pause:
+            self.pause = ""
+            self.paused.set()
+            try:
+                while not self.go_on.is_set():
+                    activity.heartbeat()
+                    await asyncio.sleep(0.05)
+                activity.heartbeat()
+                await asyncio.sleep(0.3)  # a cancel comes with the answer to a heartbeat
+            except asyncio.CancelledError:
+                self.cut.append(name)
+                raise
         answer = self.answers.get(name, default)
         if isinstance(answer, list):
             answer = answer.pop(0) if answer else default
