@@ -100,9 +100,10 @@ async def test_a_group_terminated_in_mid_migration_goes_back_to_the_old_version(
 
 
 async def test_a_job_terminated_with_its_group_goes_on_to_the_new_version_by_force(stack: Any, users: str) -> None:
-    """The module's own migration went on to its end, unseen: who says `new` has looked."""
+    """The module's own migration went on to its end, unseen: who says `new` has looked. Temporal died in between: no matter."""
     path, job = await migrating(stack, users, 2)
     await terminate(stack, job, f"{job}/1-mod-users")
+    await stack.kill("temporal")
     found = f"hold-left:{job}:mod-users:1-mod-users"
     async with asyncio.timeout(FOUND_WITHIN):
         await stack.until("/_/lifecycle/problems", lambda problems: found in [each["key"] for each in problems])
@@ -245,13 +246,14 @@ async def test_cancel_is_abort_while_old_requests_are_drained(stack: Any) -> Non
 
 
 async def test_cancel_is_abort_while_the_data_is_copied(stack: Any, users: str) -> None:
-    """Somebody's lock keeps the copy waiting."""
+    """Somebody's lock keeps the copy waiting; it comes after `check`, which would wait for it, too."""
     before = await fingerprint(stack, users)
     connection = await asyncpg.connect(stack.modules_dsn())
     try:
+        path = await stack.begin(users, TWO)
+        await stack.until(path, lambda row: row["phase"] == "deploying")
         async with connection.transaction():
             await connection.execute(f"lock table {users}_mod_users.users in access exclusive mode")
-            path = await stack.begin(users, TWO)
             await attribute(stack, f"{path.rsplit('/', 1)[1]}/1-mod-users", "copying")
             ended = await cancel(stack, path)
     finally:

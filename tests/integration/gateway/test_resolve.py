@@ -135,7 +135,7 @@ async def test_new_goes_only_with_an_init_that_is_done_unless_forced(lost: Lost,
         assert (await lost.look())["possible"] == ["old", "new"]
         found = await lost.decide("new", force=True, reason="I have looked")
     assert found.status_code == 202, found.text
-    assert found.json()["run"] if "run" in found.json() else found.json()["status"] == "running"
+    assert found.json()["status"] == "running"
 
 
 @pytest.mark.parametrize("decision", ["retry", "skip"])
