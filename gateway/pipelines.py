@@ -49,7 +49,8 @@ from uplift_settings.tracing import Tracing
 from uplift_settings.tree import TemporalSettings
 
 _log = logging.getLogger(__name__)
-_LOOK_FOR_LOST_EVERY = 5
+LOOK_FOR_LOST_EVERY = 5
+"""Sweeps between two looks for runs that were lost; such a run is believed lost at the second look."""
 _RPC = timedelta(seconds=5)
 _ASK = timedelta(seconds=15)
 """For what a worker has to answer."""
@@ -90,7 +91,7 @@ class Pipelines:
             try:
                 client = await self._connect()
                 await self._start(client)
-                for_lost = loop.time() - looked >= _LOOK_FOR_LOST_EVERY * self._platform.settings.sweep_interval
+                for_lost = loop.time() - looked >= LOOK_FOR_LOST_EVERY * self._platform.settings.sweep_interval
                 await self._look(client, for_lost=for_lost)
                 looked = loop.time() if for_lost else looked
                 self._say_reachable(None)

@@ -2,12 +2,13 @@
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
     from activities.signatures import CheckedChange, GatewaySteps, PhaseStep, TenantInitSteps, UndoResult
     from upgrade_core.runs import HoldPointState
+    from workflows.undo import reason_of
 
 PHASE = SearchAttributeKey.for_keyword("UpliftPhase")
 
@@ -81,10 +82,19 @@ class HoldPoint:
                 return
 
     async def _tell_phase(self, phase: str, *, summary: str) -> None:
+        """Tell people; a job whose record cannot say so waits and goes on all the same."""
         workflow.upsert_search_attributes([PHASE.value_set(phase)])
-        await workflow.execute_activity_method(
-            GatewaySteps.set_phase, PhaseStep(job=self._job, phase=phase, subject=self._subject), summary=summary, **options.SHORT
-        )
+        try:
+            await workflow.execute_activity_method(
+                GatewaySteps.set_phase,
+                PhaseStep(job=self._job, phase=phase, subject=self._subject),
+                summary=summary,
+                **options.SHORT,
+            )
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.warning("the job's record cannot be told the phase %s: %s", phase, reason_of(error))
 
     def _note(self, line: str) -> None:
         self._tree.append(f"- {line[:300]}")

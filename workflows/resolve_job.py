@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
-from temporalio.exceptions import ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
@@ -27,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
         Told,
         UndoResult,
     )
+    from upgrade_core.descriptors import Undo
     from upgrade_core.ids import step_key
     from upgrade_core.plan import Change, Group, Kind
     from upgrade_core.runs import RESOLVE_JOB, ResolveRequest
@@ -89,6 +90,8 @@ class ResolveJob(HoldPoint):
             checked = await self._recall(begun, group, change)
             if checked.calls_init:
                 self._note(f"↩ undo init of {change.subject} ({checked.undo})")
+                if checked.undo is Undo.REVERSIBLE and checked.needs_instance:
+                    await self._acquire_if_possible(begun, group, change)
                 await self._undo_init(self._checked(begun, group, change, checked))
         await workflow.execute_activity_method(
             GatewaySteps.resume_old, self._group(begun, group), summary="resume the old version", **options.UNDO
@@ -126,6 +129,18 @@ class ResolveJob(HoldPoint):
             if await self._hold_point("; ".join(result.left), then="resolving") == "skip":
                 self._warnings.extend(result.left)
                 return
+
+    async def _acquire_if_possible(self, begun: Begun, group: Group, change: Change) -> None:
+        """Who takes its own migration back must be there; if it cannot be, the undo says so, and a person decides."""
+        if not _is_acquired(change):
+            return
+        try:
+            await workflow.execute_activity_method(
+                GatewaySteps.acquire, _request(begun, self._job, group, change), summary=f"acquire {change.subject}",
+                **options.ACQUIRE,
+            )  # fmt: skip
+        except ActivityError as error:
+            self._warnings.append(f"{change.subject}: {reason_of(error)}")
 
     async def _give_back(self, begun: Begun, group: Group) -> None:
         for change in group.changes:

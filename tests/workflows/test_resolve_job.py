@@ -8,6 +8,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.exceptions import ApplicationError
 
 from activities.signatures import Begun, Checked, FinishStep, Told, UndoResult
+from upgrade_core.descriptors import Undo
 from upgrade_core.plan import Change, Group, Kind, Plan
 from upgrade_core.runs import ResolveRequest
 from workflows.resolve_job import ResolveJob
@@ -93,6 +94,26 @@ async def test_an_init_that_is_not_called_is_neither_undone_nor_settled(
     await (await start(temporal, queue, new_id, decision)).result()
 
     assert step not in script.calls
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_module_that_takes_its_own_migration_back_is_there_again_if_it_can_be(
+    there: bool, temporal: Client, script: Any, queue: str, final: Any, new_id: str
+) -> None:
+    script.answers["recall"] = Checked(undo=Undo.REVERSIBLE)
+    if not there:
+        script.answers["acquire"] = final("cannot deploy a-2.0.0", "DeployFailed")
+    await (await start(temporal, queue, new_id, "old")).result()
+
+    assert script.calls == ["begin", "recall", "acquire", "undo_init", "resume_old", "give_back", "finish"]
+    assert [warning.message for warning in finish_of(script).warnings] == ([] if there else ["a-2.0.0: cannot deploy a-2.0.0"])
+
+
+async def test_a_record_that_cannot_be_told_the_phase_stops_nothing(
+    temporal: Client, script: Any, queue: str, final: Any, new_id: str
+) -> None:
+    script.answers["set_phase"] = final("no such job")
+    assert await (await start(temporal, queue, new_id, "old")).result() == "rolled_back"
 
 
 async def test_groups_are_taken_back_last_first_and_only_those_that_are_held(
