@@ -211,6 +211,7 @@ class Jobs:
         _log.info("job %s: abort asked for", job)
         if row is not None and row.state == "ended":
             self._tell_ended(job)
+            self._problems.look.set()  # what it was to settle is held still
         self.waiting.set()
         return row
 

@@ -60,34 +60,32 @@ def resolve(
         found = api.call("GET", path, timeout=_ASK)
         click.echo(json.dumps(found, indent=2)) if as_json else _show(found)
         return
-    row = api.call("POST", path, {"decision": decision, "reason": reason, "force": force}, timeout=_ASK)
+    found = api.call("POST", path, {"decision": decision, "reason": reason, "force": force}, timeout=_ASK)
     if decision in ("old", "new") and not no_wait:
-        row = _ended(api, path, job)
+        found = _ended(api, path)
     if as_json:
-        click.echo(json.dumps(row, indent=2))
+        click.echo(json.dumps(found, indent=2))
     else:
-        click.echo(_told(row, decision))
-    if row.get("outcome") in ("failed", "aborted", "rollback_failed"):
+        click.echo(_told(found, job, decision))
+    if found.get("outcome") in ("failed", "aborted", "rollback_failed"):
         sys.exit(1)
 
 
-def _ended(api: GatewayApi, path: str, job: str) -> Any:
-    """The job when it has ended, or waits for a person again."""
+def _ended(api: GatewayApi, path: str) -> Any:
+    """How the job stands when it has ended, or waits for a person again."""
     while True:
-        standing = api.call("GET", path, timeout=_ASK)
-        row = api.call("GET", f"/_/proxy/tenants/{standing['tenant']}/install/{quote(job, safe='')}")
-        if row["complete"] or standing["waiting"]:
-            return row
+        found = api.call("GET", path, timeout=_ASK)
+        if found["outcome"] or found["waiting"]:
+            return found
         time.sleep(_LOOK_EVERY)
 
 
-def _told(row: Any, decision: str) -> str:
-    if not row["complete"]:
-        return f"{decision}: job {row['id']} goes on, phase {row['phase']}" + (
-            "; it waits for a decision again: uplift resolve shows it" if row["phase"] == "needs_operator" else ""
-        )
-    why = "".join(f"\n  {error['message']}" for error in row["errors"]) if row["status"] == "error" else ""
-    return f"{decision}: job {row['id']} has ended as {row['outcome']}{why}"
+def _told(found: Any, job: str, decision: str) -> str:
+    if not found.get("outcome"):
+        again = "; it waits for a decision again: uplift resolve shows it" if found.get("waiting") else ""
+        return f"{decision}: job {job} goes on, phase {found['phase']}{again}"
+    why = "".join(f"\n  {error['message']}" for error in found["errors"]) if found["status"] == "error" else ""
+    return f"{decision}: job {job} has ended as {found['outcome']}{why}"
 
 
 def _show(found: Any) -> None:
