@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -29,6 +30,7 @@ from upgrade_core.runs import MODULE_VERSION, RUN_HEADER, node_queue
 from uplift_settings import SecretError, Settings, SettingsError, load, read_secret
 from uplift_settings.logs import log_to_stderr
 from uplift_settings.tracing import start_tracing
+from worker.builds import BuildNotCurrent, deployment_config, make_current, workflows_of
 from worker.guard import ForeignPackage, check_packages
 from worker.keeper import Keeper
 from worker.temporal import (
@@ -58,7 +60,7 @@ def main() -> None:
         log_to_stderr(settings.log, facts=step_facts)
         asyncio.run(_serve(settings))
         code = 0
-    except (SettingsError, SecretError, TemporalUnavailable, ForeignPackage, RPCError) as error:
+    except (SettingsError, SecretError, TemporalUnavailable, ForeignPackage, BuildNotCurrent, RPCError) as error:
         _log.error("%s", error)
         code = 1
     sys.stdout.flush()
@@ -133,16 +135,25 @@ async def _serve(settings: Settings) -> None:
         calls = ModuleCalls(gateway=gateway, settings=settings.init, on_request=on_request)
         for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances, steps=steps, calls=calls):
             await stack.enter_async_context(worker)
+        if settings.worker.build and settings.worker.make_current:
+            await make_current(temporal, build=settings.worker.build, deadline=settings.temporal.connect_timeout)
         keeping = asyncio.create_task(keeper.run())
         ready.parent.mkdir(parents=True, exist_ok=True)
         ready.touch(mode=0o600)
         ready.write_text(f"{os.getpid()}\n", encoding="utf-8")
         _log.info("worker polls %s as node %s", settings.temporal.task_queue, settings.worker.node)
         await stop.wait()
-        ready.unlink(missing_ok=True)
+        _unmark(ready)
         keeping.cancel()
     if tracing is not None:
         await asyncio.to_thread(tracing.close)
+
+
+def _unmark(ready: Path) -> None:
+    """Take the mark away, unless it is a successor's that shares the folder."""
+    with contextlib.suppress(FileNotFoundError):
+        if ready.read_text(encoding="utf-8").strip() == str(os.getpid()):
+            ready.unlink()
 
 
 def build_gateway_steps(settings: Settings, *, temporal: Client, gateway: GatewayClient) -> GatewayActivities:
@@ -166,7 +177,10 @@ def build_workers(
     steps: GatewayActivities,
     calls: ModuleCalls,
 ) -> tuple[Worker, Worker]:
-    """The worker of the common queue, and the one of this node's own queue."""
+    """The worker of the common queue, and the one of this node's own queue.
+
+    The second runs no workflows and belongs to no build: steps on a node are done by whatever worker that node has.
+    """
     queue = settings.temporal.task_queue
     checks = CheckActivities(gateway=gateway, data=settings.data, snapshots=settings.snapshots, verify=settings.verify)
     copies = SnapshotActivities(
@@ -189,13 +203,14 @@ def build_workers(
     common = Worker(
         temporal,
         task_queue=queue,
-        workflows=list(WORKFLOWS),
+        workflows=workflows_of(settings.worker.build, WORKFLOWS),
         activities=[
             steps.begin, steps.acquire, steps.give_back, steps.update, steps.switch, steps.resume_old, steps.release,
             steps.set_phase, steps.finish, checks.check, checks.recall, checks.verify, copies.take, init.start, init.follow,
             init.undo, init.settle, deploy.place, deploy.retire, deploy.retired,
         ],
         workflow_runner=workflow_runner(),
+        deployment_config=deployment_config(settings.worker.build),
         max_concurrent_activities=settings.worker.max_activities,
         max_concurrent_workflow_tasks=settings.worker.max_workflow_tasks,
         max_cached_workflows=settings.worker.cached_runs,
