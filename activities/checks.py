@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from typing import Any
 
 import httpx
@@ -12,10 +11,10 @@ from activities.signatures import ChangeRequest, Checked, CheckedChange, CheckSt
 from activities.translate import beating, final, translated
 from gateway_client import GatewayClient, OverlayRequest
 from module_data import PostgresData
+from upgrade_core.decisions import calls_init
 from upgrade_core.descriptors import Check, ModuleDescriptor, Undo
-from upgrade_core.ids import ModuleId, schema_name
+from upgrade_core.ids import ModuleId, copy_id, schema_name
 from upgrade_core.plan import Change, Kind
-from upgrade_core.tenant_init import Purpose, init_call
 from uplift_settings import read_secret
 from uplift_settings.tree import DataSettings, SnapshotSettings, VerifySettings
 
@@ -50,25 +49,24 @@ class CheckActivities(CheckSteps):
             subject = await self._gateway.descriptor(change.subject)
             init_module = await self._init_module(change)
             asked = await self._gateway.descriptor(init_module)
-            call = init_call(asked, purpose=purpose_of(change), module_from=change.version_from, module_to=change.version_to)
-            calls_init = call is not None and _invoked(request.invoke, change.subject)
+            called = calls_init(change, asked, invoke=request.invoke)
             dsn, schema = self._place(subject, request.tenant)
             undo = change.undo or (Undo.SNAPSHOT if dsn else Undo.MODULE)
-            copies = undo is Undo.SNAPSHOT and calls_init and change.kind is not Kind.DISABLE
+            copies = undo is Undo.SNAPSHOT and called and change.kind is not Kind.DISABLE
             if undo is Undo.SNAPSHOT and not copies:
                 undo = Undo.MODULE
             warnings: tuple[str, ...] = ()
             if copies and not await self._check_copy(subject, dsn, schema) and change.kind is not Kind.INSTALL:
                 # Nothing of it is in the database: what it keeps elsewhere would not be restored.
                 undo, copies = Undo.MODULE, False
-            elif undo is Undo.MODULE and calls_init and change.kind is not Kind.DISABLE:
+            elif undo is Undo.MODULE and called and change.kind is not Kind.DISABLE:
                 warnings = (
                     f"{change.subject}: nothing here knows where its data is; a failed tenant init is left to the module",
                 )
         enables = change.version_to is not None
         return Checked(
             needs_instance=subject.needs_instance,
-            calls_init=calls_init,
+            calls_init=called,
             undo=undo,
             dsn=dsn,
             schema=schema,
@@ -77,6 +75,32 @@ class CheckActivities(CheckSteps):
             verifies=enables and bool(subject.uplift.checks or subject.uplift.data_version),
             soak=subject.uplift.soak if enables else 0.0,
             warnings=warnings if change.undo is None else (),
+        )
+
+    @activity.defn(name="checks.recall")
+    async def recall(self, request: ChangeRequest) -> Checked:
+        """What `check` had found out, from what the lost run left: a copy that is recorded says that there was one to take."""
+        change = request.change
+        with translated():
+            subject = await self._gateway.descriptor(change.subject)
+            init_module = await self._init_module(change)
+            asked = await self._gateway.descriptor(init_module)
+            dsn, schema = self._place(subject, request.tenant)
+            wanted = copy_id(request.job, change.product)
+            copy = next((found for found in await self._gateway.snapshots() if found.id == wanted), None)
+            undo = change.undo or Undo.MODULE
+            if copy is not None:
+                undo, dsn, schema = Undo.SNAPSHOT, copy.dsn, copy.schema_name
+            elif undo is Undo.SNAPSHOT:  # tenant init is asked for after the copy, or needs none
+                undo = Undo.MODULE
+        return Checked(
+            needs_instance=subject.needs_instance,
+            calls_init=calls_init(change, asked, invoke=request.invoke),
+            undo=undo,
+            dsn=dsn,
+            schema=schema,
+            copies=copy is not None,
+            init_module=init_module,
         )
 
     @activity.defn(name="checks.verify")
@@ -179,16 +203,6 @@ class CheckActivities(CheckSteps):
             except httpx.HTTPError as error:
                 text = f"no answer: {str(error) or type(error).__name__}"
         return text
-
-
-def purpose_of(change: Change) -> Purpose:
-    """What tenant init is called for by a change."""
-    return {Kind.DISABLE: Purpose.DISABLE, Kind.PURGE: Purpose.PURGE}.get(change.kind, Purpose.INIT)
-
-
-def _invoked(invoke: str, module: str) -> bool:
-    """Okapi's `invoke`: true, false, or an expression that matches the whole module id."""
-    return invoke == "true" or (invoke != "false" and re.fullmatch(invoke, module) is not None)
 
 
 def _contains(given: Any, wanted: Any) -> bool:

@@ -153,10 +153,13 @@ class GatewayActivities(GatewaySteps):
 
     @activity.defn(name="gateway.resume_old")
     async def resume_old(self, request: GroupStep) -> None:
-        """Undo of `update`: RESUME on the old versions."""
+        """Undo of `update`: RESUME on the old versions. What checks were asked through is closed, also without a tenant init."""
         moves = tuple(MoveRequest(product=change.product, subject=change.subject) for change in request.changes)
         with translated():
-            await self._gateway.open(request.job, OpenRequest(group=request.group, moves=moves, stage="invoke"))
+            async with beating():
+                for change in request.changes:
+                    await self._gateway.close_overlay(request.job, change.product)
+                await self._gateway.open(request.job, OpenRequest(group=request.group, moves=moves, stage="invoke"))
 
     @activity.defn(name="gateway.release")
     async def release(self, request: GroupStep) -> None:

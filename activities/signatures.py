@@ -299,6 +299,11 @@ class CheckSteps:
         """Everything that can be found out before anybody is held."""
         raise NotImplementedError
 
+    @activity.defn(name="checks.recall")
+    async def recall(self, request: ChangeRequest) -> Checked:
+        """What `check` had found out, from what the lost run left: nothing is judged anew, since the data may be half changed."""
+        raise NotImplementedError
+
     @activity.defn(name="checks.verify")
     async def verify(self, request: CheckedChange) -> Verdict:
         """The descriptor's checks through the overlay, as the tenant."""
@@ -321,6 +326,11 @@ class TenantInitSteps:
     @activity.defn(name="tenant_init.undo")
     async def undo(self, request: CheckedChange) -> UndoResult:
         """Take back what tenant init did, never under a running migration."""
+        raise NotImplementedError
+
+    @activity.defn(name="tenant_init.settle")
+    async def settle(self, request: CheckedChange) -> UndoResult:
+        """Take tenant init for done, because a person says so: nothing migrates any more, the data is the new version's."""
         raise NotImplementedError
 
 

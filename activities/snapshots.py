@@ -13,11 +13,6 @@ from uplift_settings import read_secret
 from uplift_settings.tree import DataSettings, SnapshotSettings
 
 
-def snapshot_id(step: CheckedChange) -> str:
-    """Id of the one copy of a change."""
-    return copy_id(step.job, step.change.product)
-
-
 class SnapshotActivities(SnapshotSteps):
     """Implementation.
 
@@ -47,10 +42,11 @@ class SnapshotActivities(SnapshotSteps):
                     tools=self._data.tools,
                     lock_wait=self._snapshots.lock_wait,
                 )
-                copy = await data.copy(checked.schema, folder=self._folder / request.tenant, name=snapshot_id(request))
+                name = copy_id(request.job, request.change.product)
+                copy = await data.copy(checked.schema, folder=self._folder / request.tenant, name=name)
                 await self._gateway.add_snapshot(
                     Snapshot(
-                        id=snapshot_id(request),
+                        id=name,
                         job=request.job,
                         tenant=request.tenant,
                         product=request.change.product,

@@ -12,10 +12,8 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from activities.checks import purpose_of
 from activities.module_calls import ModuleCalls, NoAnswer, NothingSent
 from activities.signatures import CheckedChange, FollowRequest, InitState, TenantInitSteps, UndoResult
-from activities.snapshots import snapshot_id
 from activities.translate import beating, final, translated
 from gateway_client import (
     GatewayClient,
@@ -28,9 +26,20 @@ from gateway_client import (
 )
 from module_data import ModuleDataError, PostgresData, SchemaCopy
 from upgrade_core.descriptors import ModuleDescriptor, Undo
+from upgrade_core.ids import copy_id
 from upgrade_core.plan import Kind
 from upgrade_core.runs import module_run_id
-from upgrade_core.tenant_init import Dialect, Effect, InitAnswer, dialect_of, init_call, job_call, read_answer, read_job
+from upgrade_core.tenant_init import (
+    Dialect,
+    Effect,
+    InitAnswer,
+    dialect_of,
+    init_call,
+    job_call,
+    purpose_of,
+    read_answer,
+    read_job,
+)
 from uplift_settings import read_secret
 from uplift_settings.tree import DataSettings, InitSettings, SnapshotSettings
 
@@ -134,13 +143,33 @@ class TenantInitActivities(TenantInitSteps):
                         await self._report(request, InitReport(state="ended", subject=change.subject, outcome="undone"))
                 return result
 
+    @activity.defn(name="tenant_init.settle")
+    async def settle(self, request: CheckedChange) -> UndoResult:
+        """Take tenant init for done, because a person says so. The overlay stays open, as after one that went well."""
+        change = request.change
+        with translated():
+            async with beating():
+                module = await self._gateway.descriptor(request.checked.init_module)
+                intent = await self._intent(request, module.id)
+                if intent.state == "ended" and intent.answer is not None and intent.answer.effect == Effect.DONE:
+                    return UndoResult()
+                running = "" if intent.fresh else await self._stop_migration(request, module, intent)
+                if running:
+                    return UndoResult(done=False, left=(running,))
+                report = InitReport(
+                    state="ended", subject=change.subject, effect=Effect.DONE, outcome="taken for done",
+                    data_version=change.version_to,
+                )  # fmt: skip
+                await self._report(request, report)
+        return UndoResult(warnings=(f"{change.subject}: tenant init is taken for done because a person says so",))
+
     async def _ask(
         self, request: CheckedChange, module: ModuleDescriptor, instance: Instance, *, again: bool = False
     ) -> InitState:
         change = request.change
         call = init_call(
             module,
-            purpose=purpose_of(change),
+            purpose=purpose_of(change.kind),
             module_from=change.version_from,
             module_to=change.version_to,
             parameters=request.parameters,
@@ -304,7 +333,7 @@ class TenantInitActivities(TenantInitSteps):
 
     async def _restore(self, request: CheckedChange) -> UndoResult:
         """Put the copy back. The same copy serves every attempt."""
-        wanted = snapshot_id(request)
+        wanted = copy_id(request.job, request.change.product)
         found = next((copy for copy in await self._gateway.snapshots() if copy.id == wanted), None)
         data = self._open_data(request)
         if found is None or data is None:
@@ -325,7 +354,7 @@ class TenantInitActivities(TenantInitSteps):
         instance = await self._calls.instance(module.id)
         call = init_call(
             module,
-            purpose=purpose_of(change),
+            purpose=purpose_of(change.kind),
             module_from=change.version_to,
             module_to=change.version_from,
             parameters=request.parameters,

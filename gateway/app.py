@@ -26,6 +26,7 @@ from gateway.platform import Platform
 from gateway.problems import Problems
 from gateway.proxy import Proxy
 from gateway.replies import say_continue
+from gateway.resolving import Resolving
 from gateway.store import CredentialStore, DatabaseError
 from uplift_settings.tracing import Tracing
 from uplift_settings.tree import GatewaySettings, TemporalSettings
@@ -73,9 +74,17 @@ class Gateway:
         self._pipelines = Pipelines(
             platform=platform, jobs=self._jobs, problems=self._problems, settings=temporal, tracing=tracing
         )
+        self._resolving = Resolving(platform=platform, jobs=self._jobs, pipelines=self._pipelines, problems=self._problems)
         self._newest = Newest(platform=platform, jobs=self._jobs, problems=self._problems)
         self._proxy = Proxy(platform=platform, holds=self._holds)
-        self._services = Services(platform=platform, jobs=self._jobs, holds=self._holds, secrets=secrets, problems=self._problems)
+        self._services = Services(
+            platform=platform,
+            jobs=self._jobs,
+            holds=self._holds,
+            secrets=secrets,
+            problems=self._problems,
+            resolving=self._resolving,
+        )
         self._departure = Departure(linger=settings.stop_linger, grace=settings.stop_grace)
         self._health = Health(pool=platform.table.pool, settings=settings, path_of=platform.table.health_path)
         self._observation = Observation(access_log=settings.access_log, tracing=tracing)

@@ -67,7 +67,7 @@ MEANINGS: Mapping[Role, str] = {
     Role.START: "start install jobs, change bindings",
     Role.APPROVE: "approve what waits for a person",
     Role.ABORT: "abort jobs, remove the records of ended ones",
-    Role.OVERRIDE: "open what a lost run left held",
+    Role.OVERRIDE: "decide about jobs that wait for a person, settle what a lost run left held",
     Role.REGISTER: "change modules, tenants, instances and the instances' environment",
     Role.SIGNAL: "send lifecycle signals for modules",
     Role.RUN: "carry out runs: for workers, together with read",

@@ -41,17 +41,17 @@ class Holds:
         platform.on_hold = self._follow
         platform.table.pool.on_effects = self._available
 
-    async def set(self, *, job: str, tenant: str, request: HoldRequest) -> tuple[HoldState, ...]:
+    async def set(self, *, job: str, tenant: str, request: HoldRequest, run: str = "") -> tuple[HoldState, ...]:
         """UPDATE by a run on the links of a group at once; returns when no replica routes past it.
 
         Raises:
-            Conflict: Somebody else holds one of them; nothing was changed.
+            Conflict: Somebody else holds one of them, or another run works on the job; nothing was changed.
         """
         holds = [
             NewHold(id=hold_id(job, request.group, change.product), tenant=tenant, product=change.product, subject=change.subject)
             for change in request.changes
         ]
-        return await self._set(holds, holder=f"job {job}", job=job, reason=request.reason, grace=request.grace, ttl=None)
+        return await self._set(holds, holder=f"job {job}", job=job, reason=request.reason, grace=request.grace, ttl=None, run=run)
 
     async def update(
         self,
@@ -187,8 +187,12 @@ class Holds:
         if Effect.TELL_ADMINISTRATOR in effects and bound:
             self._platform.drains.spawn(self._told(partial(self._problems.report, closed(module))))
 
-    async def open(self, *, job: str, tenant: str, request: OpenRequest) -> None:
-        """RESUME, with the switch of the bindings where asked for; again is fine."""
+    async def open(self, *, job: str, tenant: str, request: OpenRequest, run: str = "") -> None:
+        """RESUME, with the switch of the bindings where asked for; again is fine.
+
+        Raises:
+            Conflict: The run that asks was given up; nothing was changed.
+        """
         platform = self._platform
         moves = [
             Move(product=move.product, subject=move.subject, bind=move.bind, module=move.module, purged=move.purged)
@@ -196,7 +200,9 @@ class Holds:
         ]
         ids = [hold_id(job, request.group, move.product) for move in request.moves]
         messages = self._told_resumed(ids, None)
-        await platform.holds.open(job=job, tenant=tenant, hold_ids=ids, moves=moves, stage=request.stage, messages=messages)
+        await platform.holds.open(
+            job=job, tenant=tenant, hold_ids=ids, moves=moves, stage=request.stage, messages=messages, run=run
+        )
         platform.outbox.added.set()
         await platform.spread()
 
@@ -233,6 +239,7 @@ class Holds:
         grace: float | None,
         ttl: float | None,
         sender: str | None = None,
+        run: str = "",
     ) -> tuple[HoldState, ...]:
         platform = self._platform
         grace = platform.settings.grace if grace is None else grace
@@ -245,6 +252,7 @@ class Holds:
             grace=grace,
             ttl=ttl,
             origin=platform.membership.name,
+            run=run,
             messages={
                 hold.id: self._pushes.held(hold.id, tenant=hold.tenant, product=hold.product, sender=sender, grace=grace)
                 for hold in holds

@@ -8,13 +8,14 @@ import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
 from gateway.observation import about
 from gateway.platform import Platform
 from gateway.problems import Problems
-from gateway.store import JobRow
+from gateway.store import STILL_HELD, JobRow
 from gateway_client import BeginAnswer, FinishRequest, InitReport, Notice
 from upgrade_core.descriptors import Undo
 from upgrade_core.plan import Plan, build_plan
@@ -169,23 +170,37 @@ class Jobs:
             message="; ".join(report.errors)[:2_000] or None,
         )
 
-    async def finish(self, job: str, request: FinishRequest) -> None:
-        """End a job and let the tenant's next one take its turn. A hold that it leaves behind is named: none opens itself."""
-        errors, outcome = request.errors, request.outcome
-        await self._platform.catch_up()
-        left = sorted(link.hold_id for link in self._platform.table.links() if link.job == job)
-        if left:
-            text = f"still held, and it stays so until a person opens it: {', '.join(left)}"
-            errors, outcome = (*errors, Notice(message=text, type="StillHeld", code="still_held")), "rollback_failed"
-        await self._platform.jobs.finish(
+    async def finish(self, job: str, request: FinishRequest, *, run: str = "") -> None:
+        """End a job and let the tenant's next one take its turn. A hold that it leaves behind is named: none opens itself.
+
+        Args:
+            job: The job.
+            request: How it ended.
+            run: The run that says so; empty: it did not say which.
+
+        Raises:
+            Conflict: Another run works on the job by now.
+        """
+
+        def still_held(left: list[str]) -> dict[str, Any]:
+            text = f"still held, and it stays so until a person decides: {', '.join(left)}; uplift resolve {job}"
+            return _notice(text, STILL_HELD, "still_held")
+
+        row = await self._platform.jobs.finish(
             job,
-            status="done" if outcome.startswith("done") else "error",
-            outcome=outcome,
-            errors=[notice.model_dump(mode="json", by_alias=True) for notice in errors],
+            outcome=request.outcome,
+            errors=[notice.model_dump(mode="json", by_alias=True) for notice in request.errors],
             warnings=[notice.model_dump(mode="json", by_alias=True) for notice in request.warnings],
+            still_held=still_held,
+            run=run,
         )
-        why = f": {errors[0].message[:300]}" if errors else ""
-        _log.info("job %s ended as %s%s", job, outcome, why)
+        if row is None:
+            return
+        why = f": {row.errors[0]['message'][:300]}" if row.errors else ""
+        _log.info("job %s ended as %s%s", job, row.outcome, why)
+        for error in row.errors:
+            if error.get("type") == STILL_HELD:
+                _log.error("job %s of tenant %s: %s", job, row.tenant, error["message"])
         self._tell_ended(job)
         self.waiting.set()
         self._problems.look.set()  # the tenant's bindings have settled; a hold left behind is one
@@ -196,6 +211,7 @@ class Jobs:
         _log.info("job %s: abort asked for", job)
         if row is not None and row.state == "ended":
             self._tell_ended(job)
+            self._problems.look.set()  # what it was to settle is held still
         self.waiting.set()
         return row
 
@@ -238,9 +254,9 @@ class Jobs:
         return max(0.0, (datetime.now(UTC) - min(since)).total_seconds()) if since else 0.0
 
     def _run(self, row: JobRow) -> dict[str, str]:
-        run = {"workflowId": row.id}
+        run = {"workflowId": row.run_id}
         if self._platform.ui_url:
-            run["url"] = f"{self._platform.ui_url}/namespaces/{self._platform.namespace}/workflows/{row.id}"
+            run["url"] = f"{self._platform.ui_url}/namespaces/{self._platform.namespace}/workflows/{quote(row.run_id, safe='')}"
         return run
 
     def _told(self, job: str) -> None:

@@ -77,6 +77,11 @@ _ROWS: tuple[tuple[str, Kind, str, str], ...] = (
         "outbox_pending", "gauge", "",
         "Notifications and pushes not delivered yet. The same at every replica; absent while Postgres is away.",
     ),
+    (
+        "holds_left", "gauge", "",
+        ("Holds that no run will open: `uplift resolve` settles them. The same at every replica; absent while Postgres is"
+        " away."),
+    ),
     ("jobs_open", "gauge", "", "Install jobs that have not ended. The same at every replica; absent while Postgres is away."),
 )  # fmt: skip
 FAMILIES = {name: Family(name=name, kind=kind, labels=tuple(labels.split()), meaning=text) for name, kind, labels, text in _ROWS}
@@ -176,6 +181,7 @@ class Metrics(Collector):
         yield _value("lease_seconds", membership.lease_left)
         yield _value("database_away", platform.database.away)
         yield _value("outbox_pending", None if self._read is None else self._read.outbox)
+        yield _value("holds_left", None if self._read is None else self._read.left)
         yield _value("jobs_open", None if self._read is None else self._read.jobs)
 
 

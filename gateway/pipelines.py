@@ -8,7 +8,16 @@ import contextlib
 import logging
 from datetime import timedelta
 
-from temporalio.client import Client, Interceptor, WorkflowExecutionStatus
+from pydantic import TypeAdapter
+from temporalio.client import (
+    Client,
+    Interceptor,
+    WorkflowExecutionStatus,
+    WorkflowQueryFailedError,
+    WorkflowQueryRejectedError,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
 from temporalio.common import (
     SearchAttributeKey,
     SearchAttributePair,
@@ -22,18 +31,35 @@ from temporalio.service import RPCError, RPCStatusCode
 from gateway.jobs import Jobs
 from gateway.platform import Platform
 from gateway.problems import Problems
-from gateway.store import DatabaseError, JobRow
+from gateway.store import Conflict, DatabaseError, JobRow
 from gateway_client import FinishRequest, Notice
+from upgrade_core.decisions import held_groups
+from upgrade_core.plan import Plan
 from upgrade_core.problems import database_differs, run_lost
-from upgrade_core.runs import TENANT_JOB, TenantJobRequest
+from upgrade_core.runs import (
+    RESOLVE_JOB,
+    TENANT_JOB,
+    HoldPointState,
+    ResolveRequest,
+    TenantJobRequest,
+    group_run_id,
+)
 from uplift_settings import read_secret
 from uplift_settings.tracing import Tracing
 from uplift_settings.tree import TemporalSettings
 
 _log = logging.getLogger(__name__)
-_LOOK_FOR_LOST_EVERY = 5
+LOOK_FOR_LOST_EVERY = 5
+"""Sweeps between two looks for runs that were lost; such a run is believed lost at the second look."""
 _RPC = timedelta(seconds=5)
 _BY_ITSELF = (WorkflowExecutionStatus.COMPLETED, WorkflowExecutionStatus.FAILED, WorkflowExecutionStatus.CANCELED)
+_ASK = timedelta(seconds=15)
+"""For what a worker has to answer."""
+_PLAN = TypeAdapter(Plan)
+
+
+class TemporalAway(Exception):
+    """Temporal, or the worker behind it, does not answer now. Nothing was changed, as far as is known."""
 
 
 class Pipelines:
@@ -66,11 +92,11 @@ class Pipelines:
             try:
                 client = await self._connect()
                 await self._start(client)
-                for_lost = loop.time() - looked >= _LOOK_FOR_LOST_EVERY * self._platform.settings.sweep_interval
+                for_lost = loop.time() - looked >= LOOK_FOR_LOST_EVERY * self._platform.settings.sweep_interval
                 await self._look(client, for_lost=for_lost)
                 looked = loop.time() if for_lost else looked
                 self._say_reachable(None)
-            except (RPCError, RuntimeError, OSError) as error:
+            except (RPCError, RuntimeError, OSError, TemporalAway) as error:
                 self._say_reachable(error)
             except DatabaseError as error:
                 _log.warning("sweep put off: %s", error)
@@ -101,9 +127,8 @@ class Pipelines:
             try:
                 with trace:
                     await client.start_workflow(
-                        TENANT_JOB,
-                        TenantJobRequest(job=row.id, tenant=row.tenant),
-                        id=row.id,
+                        *_workflow(row),
+                        id=row.run_id,
                         task_queue=self._settings.task_queue,
                         id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                         static_summary=f"{row.tenant}: {first}{more}"[:190],
@@ -121,13 +146,15 @@ class Pipelines:
         for row in await self._platform.jobs.open():
             if not row.started:
                 continue
-            handle = client.get_workflow_handle(row.id)
+            handle = client.get_workflow_handle(row.run_id)
             try:
                 if row.abort_requested:
                     await handle.cancel(rpc_timeout=_RPC, reason="abort asked for at the gateway")
                 if for_lost:
                     description = await handle.describe(rpc_timeout=_RPC)
                     if description.status is WorkflowExecutionStatus.RUNNING:
+                        self._suspects.discard(row.run_id)
+                        await self._look_at_groups(row)
                         continue
                     await self._lost(row, _why(description.status), by_itself=description.status in _BY_ITSELF)
             except RPCError as error:
@@ -146,12 +173,10 @@ class Pipelines:
             why: What became of its run.
             by_itself: Whether that came to its own end, which our database does not know.
         """
-        if row.id not in self._suspects:
-            self._suspects.add(row.id)
+        if not self._seen_twice(row.run_id):
             return
-        self._suspects.discard(row.id)
         now = await self._platform.jobs.get(row.id)
-        if now is None or now.state == "ended":
+        if now is None or now.state == "ended" or now.run_id != row.run_id:
             return
         why = why if by_itself else f"{why} without finishing the job"
         text = f"run lost: {why}"
@@ -160,7 +185,91 @@ class Pipelines:
         if by_itself:
             await self._problems.report(database_differs(row.id, why=why))
         notice = Notice(message=text, type="RunLost", code="run_lost")
-        await self._jobs.finish(row.id, FinishRequest(outcome="failed", errors=(notice,)))
+        with contextlib.suppress(Conflict):  # another run has taken it over a moment ago
+            await self._jobs.finish(row.id, FinishRequest(outcome="failed", errors=(notice,)), run=row.run_id)
+
+    async def _look_at_groups(self, row: JobRow) -> None:
+        """A hold whose group's run is gone stays for good, while the job may go on with other groups for hours.
+
+        It is believed at the second look, too: a run may end in the moment in which it opens its hold.
+        """
+        if (
+            row.run is not None
+            or row.plan is None
+            or not any(link.job == row.id for link in self._platform.table.links(row.tenant))
+        ):
+            return
+        holds = {hold.id: hold for hold in await self._platform.holds.of_job(row.id)}
+        for group in held_groups(_PLAN.validate_python(row.plan), row.id, holds):
+            run = group_run_id(row.id, group.key)
+            if await self.is_running(run):
+                self._suspects.discard(run)
+            elif self._seen_twice(run):
+                for hold in holds.values():
+                    if hold.product in {change.product for change in group.changes} and (
+                        await self._platform.holds.set_left_behind(hold.id)
+                    ):
+                        _log.error(
+                            "job %s of tenant %s: run %s is lost and %s is still held by %s",
+                            row.id, row.tenant, run, hold.product, hold.id,
+                        )  # fmt: skip
+                        self._problems.look.set()
+
+    def _seen_twice(self, run: str) -> bool:
+        """Whether a run was found gone at an earlier look, too."""
+        if run in self._suspects:
+            self._suspects.discard(run)
+            return True
+        self._suspects.add(run)
+        return False
+
+    async def is_running(self, run: str) -> bool:
+        """Whether a run is open at Temporal.
+
+        Raises:
+            TemporalAway: It cannot be asked.
+        """
+        try:
+            client = await self._connect()
+            return (await client.get_workflow_handle(run).describe(rpc_timeout=_RPC)).status is WorkflowExecutionStatus.RUNNING
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise _away(error) from error
+        except (RuntimeError, OSError) as error:
+            raise _away(error) from error
+
+    async def hold_point(self, run: str) -> str:
+        """Why a run waits for a person; empty if it does not, or is not open.
+
+        Raises:
+            TemporalAway: It, or the worker, cannot be asked.
+        """
+        if not await self.is_running(run):
+            return ""
+        try:
+            client = await self._connect()
+            found = await client.get_workflow_handle(run).query("hold_point", result_type=HoldPointState, rpc_timeout=_RPC)
+        except (RPCError, RuntimeError, OSError, WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
+            raise _away(error) from error
+        return str(found.why)
+
+    async def decide(self, run: str, decision: str) -> bool:
+        """Tell a run at a hold point what was decided; False if it waits for nobody.
+
+        Raises:
+            TemporalAway: It, or the worker, cannot be asked; whether the run heard is not known.
+        """
+        try:
+            client = await self._connect()
+            await client.get_workflow_handle(run).execute_update("resolve", decision, rpc_timeout=_ASK)
+        except WorkflowUpdateFailedError:
+            return False
+        except (RPCError, RuntimeError, OSError, WorkflowUpdateRPCTimeoutOrCancelledError) as error:
+            if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise _away(error) from error
+        return True
 
     def _say_reachable(self, error: Exception | None) -> None:
         if error is not None and self._reachable:
@@ -179,6 +288,18 @@ def _why(status: WorkflowExecutionStatus | None) -> str:
             " than the one that is enabled"
         )
     return text
+
+
+def _workflow(row: JobRow) -> tuple[str, TenantJobRequest | ResolveRequest]:
+    """The workflow that a job needs, and its input."""
+    if row.resolution is None:
+        return TENANT_JOB, TenantJobRequest(job=row.id, tenant=row.tenant)
+    decision, groups = str(row.resolution["decision"]), tuple(map(str, row.resolution["groups"]))
+    return RESOLVE_JOB, ResolveRequest(job=row.id, tenant=row.tenant, decision=decision, groups=groups)
+
+
+def _away(error: Exception) -> TemporalAway:
+    return TemporalAway(f"Temporal or its worker does not answer, ask again: {error}")
 
 
 def _interceptors(tracing: Tracing | None) -> list[Interceptor]:

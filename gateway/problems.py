@@ -74,7 +74,10 @@ class Problems:
             modules = await self._descriptors(connection, world)
             found = await asyncio.to_thread(unresolved, modules, world.bindings)
             await self._reconcile(connection, UNRESOLVED, found, leave=lambda problem: problem.tenant in world.busy)
-            left = tuple(hold_left(hold, product=product, tenant=tenant, job=job) for hold, product, tenant, job in world.left)
+            left = tuple(
+                hold_left(hold, product=product, tenant=tenant, job=job, ended=ended)
+                for hold, product, tenant, job, ended in world.left
+            )
             await self._reconcile(connection, HOLD_LEFT, left)
             await self._tell(connection, resolved=await store.resolve_moot(connection))
             await store.forget(connection, older=self._platform.settings.problems_keep)

@@ -173,24 +173,26 @@ def run_lost(job: str, *, tenant: str, why: str) -> Problem:
         severity=Severity.ERROR,
         message=f"the run of job {job} of tenant {tenant} is lost: {why}",
         remedy=(
-            "look at GET /_/lifecycle/links for holds that it left: bring the data to the state of one version, then open them"
-            f" with POST /_/runs/{job}/open; without any, start the change anew and remove the record of this job"
+            f"`uplift resolve {job}` shows what it left held, and settles it; where nothing is, start the change anew and remove"
+            " the record of this job"
         ),
         tenant=tenant,
         job=job,
     )
 
 
-def hold_left(hold: str, *, product: str, tenant: str, job: str) -> Problem:
-    """A job has ended and left a hold behind: it never opens by itself."""
+def hold_left(hold: str, *, product: str, tenant: str, job: str, ended: bool = True) -> Problem:
+    """No run will open a hold: its job has ended, or goes on with other groups while the hold's own run is gone."""
+    what = f"job {job} has ended" if ended else f"job {job} goes on, the run of its group is lost"
+    before = "" if ended else "let the job end, or abort it; then "
     return Problem(
         key=f"{HOLD_LEFT}:{hold}",
         kind=HOLD_LEFT,
         severity=Severity.ERROR,
-        message=f"job {job} has ended and {product} of tenant {tenant} is still held: its requests wait, nobody will open it",
+        message=f"{what} and {product} of tenant {tenant} is still held: its requests wait, nobody will open it",
         remedy=(
-            f"compare the data with its copy (GET /_/snapshots?tenant={tenant}) and bring it to the state of one version, then"
-            f" open the hold with POST /_/runs/{job}/open"
+            f"{before}`uplift resolve {job}` shows what is held, and goes back to the old version (`old`) or on to the new one"
+            " (`new`)"
         ),
         module=product,
         tenant=tenant,

@@ -11,10 +11,14 @@ from upgrade_core.plan import Group
 TENANT_JOB = "TenantJob"
 GROUP_CHANGE = "GroupChange"
 MODULE_VERSION = "ModuleVersion"
+RESOLVE_JOB = "ResolveJob"
 KNOWING = "steps-are-told-what-the-run-knows"
 """Name of the patch since which runs keep what they know (`upgrade_core.known`)."""
 DATABASE_DIFFERS = "DatabaseDiffers"
 """Type of the failure of a step whose run did what the gateway's database does not know (412)."""
+
+RUN_HEADER = "X-Uplift-Run"
+"""Names the run on whose behalf a step calls the gateway, percent-encoded: one that was replaced by another is refused."""
 
 ATTRIBUTES = (
     "UpliftTenant",
@@ -32,6 +36,16 @@ ATTRIBUTES = (
 def module_run_id(module: str) -> str:
     """Workflow id of the one run that looks after a module version."""
     return f"module/{module}"
+
+
+def group_run_id(job: str, group: str) -> str:
+    """Workflow id of the run of one group of a job."""
+    return f"{job}/{group}"
+
+
+def resolve_run_id(job: str, number: int) -> str:
+    """Workflow id of the run that carries out the n-th decision about what a job left held."""
+    return f"{job}/resolve-{number}"
 
 
 def node_queue(task_queue: str, node: str) -> str:
@@ -88,3 +102,32 @@ class ModuleVersionRequest:
 
     module: str
     deployed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolveRequest:
+    """Input of `ResolveJob`.
+
+    Attributes:
+        decision: `old` or `new`.
+        groups: Keys of the groups of the job's plan that had a hold when it was decided.
+        let_go: Seconds to wait first: steps of the lost run notice by their heartbeats, each second, that it is gone, and what
+            they still do must not meet what this one does.
+    """
+
+    job: str
+    tenant: str
+    decision: str
+    groups: tuple[str, ...] = ()
+    let_go: float = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldPointState:
+    """What the query `hold_point` answers.
+
+    Attributes:
+        why: Why a person has to decide; empty: the run waits for nobody.
+    """
+
+    why: str = ""

@@ -21,6 +21,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from upgrade_core.descriptors import Handler, Interface, ModuleDescriptor
 from upgrade_core.errors import InvalidDescriptor
 from upgrade_core.ids import ModuleId
+from upgrade_core.plan import Kind
 
 _DISABLE_PATH = "/_/tenant/disable"
 MAX_MESSAGE = 2_000
@@ -48,6 +49,16 @@ class Purpose(StrEnum):
     INIT = "init"
     DISABLE = "disable"
     PURGE = "purge"
+
+
+def purpose_of(kind: Kind) -> Purpose:
+    """What tenant init is called for by a kind of change."""
+    return {Kind.DISABLE: Purpose.DISABLE, Kind.PURGE: Purpose.PURGE}.get(kind, Purpose.INIT)
+
+
+def is_invoked(invoke: str, module: str) -> bool:
+    """Okapi's option `invoke`: true, false, or an expression that matches the whole module id."""
+    return invoke == "true" or (invoke != "false" and re.fullmatch(invoke, module) is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

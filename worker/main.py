@@ -6,9 +6,12 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import quote
 
+import httpx
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
@@ -24,7 +27,7 @@ from activities.snapshots import SnapshotActivities
 from activities.tenant_init import TenantInitActivities
 from deployers import ProcessDeployer
 from gateway_client import GatewayClient
-from upgrade_core.runs import MODULE_VERSION, node_queue
+from upgrade_core.runs import MODULE_VERSION, RUN_HEADER, node_queue
 from uplift_settings import SecretError, Settings, SettingsError, load, read_secret
 from uplift_settings.logs import log_to_stderr
 from uplift_settings.tracing import start_tracing
@@ -43,6 +46,7 @@ from worker.temporal import (
 )
 
 _log = logging.getLogger("worker")
+OnRequest = Callable[[httpx.Request], Awaitable[None]]
 READY_FILE = "worker.ready"
 """Written to the home folder, with our process id, when the worker polls."""
 
@@ -77,6 +81,22 @@ def step_facts() -> dict[str, str]:
     return {"job": run.partition("/")[0], "step": info.activity_type}  # a group's run is named after its job
 
 
+def named(then: OnRequest | None = None) -> OnRequest:
+    """What makes a step's calls of the gateway name their run, so that a run that was replaced by another is refused.
+
+    Args:
+        then: What else is done with a request.
+    """
+
+    async def name(request: httpx.Request) -> None:
+        if activity.in_activity():
+            request.headers[RUN_HEADER] = quote(activity.info().workflow_id or "")
+        if then is not None:
+            await then(request)
+
+    return name
+
+
 def _without_trace(record: logging.LogRecord) -> bool:
     """An expected failure of a step is one line: its words are the remedy, its trace is ours."""
     error = record.exc_info[1] if record.exc_info else None
@@ -102,7 +122,7 @@ async def _serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         on_request = None if tracing is None else tracing.on_request
         gateway = await stack.enter_async_context(
-            GatewayClient(url=settings.worker.gateway_url, token=token, on_request=on_request)
+            GatewayClient(url=settings.worker.gateway_url, token=token, on_request=named(on_request))
         )
         deployer = ProcessDeployer(settings=settings.deploy, folder=settings.home_folder / "instances")
         instances = NodeInstances(gateway=gateway, deployer=deployer, node=settings.worker.node)
@@ -193,8 +213,8 @@ def build_workers(
         workflows=workflows_of(settings.worker.build, WORKFLOWS),
         activities=[
             steps.begin, steps.acquire, steps.give_back, steps.update, steps.switch, steps.resume_old, steps.release,
-            steps.set_phase, steps.finish, checks.check, checks.verify, copies.take, init.start, init.follow, init.undo,
-            deploy.place, deploy.retire, deploy.retired,
+            steps.set_phase, steps.finish, checks.check, checks.recall, checks.verify, copies.take, init.start, init.follow,
+            init.undo, init.settle, deploy.place, deploy.retire, deploy.retired,
         ],
         workflow_runner=workflow_runner(),
         deployment_config=deployment_config(settings.worker.build),

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import TypeVar
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
@@ -27,16 +26,15 @@ with workflow.unsafe.imports_passed_through():
         PhaseStep,
         SnapshotSteps,
         TenantInitSteps,
-        UndoResult,
     )
     from upgrade_core.ids import copy_id, hold_id, step_key
     from upgrade_core.known import Fact, FactKind, once_opened, while_opening, without
     from upgrade_core.plan import STEPS, Change, Kind, Step
     from upgrade_core.runs import DATABASE_DIFFERS, GROUP_CHANGE, KNOWING, GroupRequest, GroupResult
+    from workflows.hold_point import PHASE, HoldPoint
     from workflows.undo import FAILURES, UndoStack, kind_of, reason_of, shielded, stop_if_aborted
 
 _Result = TypeVar("_Result")
-_PHASE = SearchAttributeKey.for_keyword("UpliftPhase")
 _PHASES = {
     Step.CHECK: "planned",
     Step.ACQUIRE: "deploying",
@@ -48,26 +46,25 @@ _PHASES = {
     Step.WATCH: "watching",
     Step.RELEASE: "watching",
 }
+_UNSTOPPABLE = (_PHASES[Step.SWITCH], _PHASES[Step.WATCH], "undoing")
+"""Phases that an abort does not cut."""
 
 
 @workflow.defn(name=GROUP_CHANGE)
-class GroupChange:
+class GroupChange(HoldPoint):
     """Carries out one group of one tenant's job."""
 
     @workflow.init
     def __init__(self, request: GroupRequest) -> None:
         """Nothing is done yet."""
+        super().__init__(job=request.job, subject=request.group.changes[0].subject)
         self._request = request
         self._undo = UndoStack()
-        self._warnings: list[str] = []
         self._checked: dict[str, Checked] = {}
-        self._tree: list[str] = []
-        self._decision: str | None = None
-        self._holding = ""
-        self._left: tuple[str, ...] = ()
         self._known = request.known
         self._knows = False
         self._let_be = False
+        self._phase = "planned"
 
     @workflow.run
     async def run(self, request: GroupRequest) -> GroupResult:
@@ -93,19 +90,6 @@ class GroupChange:
         await shielded(self._step(GatewaySteps.release, Step.RELEASE, self._group()))
         opened = tuple(fact for fact in self._known if fact.kind is FactKind.OPENED and fact not in request.known)
         return GroupResult(warnings=tuple(self._warnings), known=opened)
-
-    @workflow.update
-    def resolve(self, decision: str) -> str:
-        """What a person decides at a hold point: `retry` what could not be done, or `skip` it."""
-        self._decision = decision
-        return f"{decision}: {self._holding}"
-
-    @resolve.validator
-    def _check_resolve(self, decision: str) -> None:
-        if not self._holding:
-            raise ApplicationError("nothing waits for a decision", type="NoHoldPoint")
-        if decision not in ("retry", "skip"):
-            raise ApplicationError("decision must be retry or skip", type="BadDecision")
 
     async def _forward(self, request: GroupRequest) -> None:
         changes = request.group.changes
@@ -175,21 +159,7 @@ class GroupChange:
         self._enter(Step.INIT)
 
         async def undo_init() -> None:
-            while True:
-                result: UndoResult = await self._told(
-                    lambda known: workflow.execute_activity_method(
-                        TenantInitSteps.undo,
-                        replace(undo_request, known=known),
-                        summary=f"undo init of {change.subject}",
-                        **options.UNDO,
-                    )
-                )
-                self._warnings.extend(result.warnings)
-                if result.done:
-                    return
-                if await self._hold_point("; ".join(result.left)) == "skip":
-                    self._left = (*self._left, *result.left)
-                    return
+            await self._undo_init(undo_request)
 
         self._undo.push(f"undo init of {change.subject} ({checked.undo})", undo_init)
         while True:
@@ -203,7 +173,7 @@ class GroupChange:
                 self._learn(FactKind.INIT_ENDED, request.key, change.product)
                 self._note(f"✓ init of {change.subject}: {state.outcome}")
                 return
-            if state.effect == "unknown" and await self._hold_point("; ".join(state.errors)) == "retry":
+            if state.effect == "unknown" and await self._hold_point("; ".join(state.errors), then="migrating") == "retry":
                 request = replace(request, asks=state.asked + 1)
                 continue
             message = "; ".join(state.errors) or f"tenant init of {change.subject} {state.outcome or state.effect}"
@@ -275,7 +245,8 @@ class GroupChange:
 
     async def _back(self, why: str) -> tuple[str, ...]:
         """Undo, newest first; returns what is left, if a person let something be left."""
-        workflow.upsert_search_attributes([_PHASE.value_set("undoing")])
+        self._phase = "undoing"
+        workflow.upsert_search_attributes([PHASE.value_set(self._phase)])
         subject = self._request.group.changes[0].subject
         phase = PhaseStep(job=self._request.job, phase="undoing", subject=subject, message=why[:2_000])
         await self._told(
@@ -294,26 +265,6 @@ class GroupChange:
             )
         )
         self._known = once_opened(self._known)
-
-    async def _hold_point(self, why: str) -> str:
-        """Wait for a person: the tenant stays held where the gateway knows of it; nobody can say what state its data is in."""
-        self._decision, self._holding = None, why
-        self._note(f"⏸ {why} — decide with the update `resolve` (retry or skip)")
-        workflow.upsert_search_attributes([_PHASE.value_set("needs_operator")])
-        try:
-            await workflow.execute_activity_method(
-                GatewaySteps.set_phase,
-                PhaseStep(job=self._request.job, phase="needs_operator", subject=self._request.group.changes[0].subject),
-                summary="needs operator",
-                **options.SHORT,
-            )
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            workflow.logger.warning("the job's record cannot say that an operator is needed: %s", reason_of(error))
-        await workflow.wait_condition(lambda: self._decision is not None, timeout_summary="hold point")
-        self._holding = ""
-        return self._decision or "skip"
 
     async def _step(self, method: Callable[[GatewaySteps, GroupStep], Awaitable[None]], step: Step, request: GroupStep) -> None:
         self._enter(step)
@@ -339,11 +290,13 @@ class GroupChange:
                 if kind_of(error) != DATABASE_DIFFERS:
                     raise
                 why = reason_of(error)
-            if await shielded(self._hold_point(why)) == "skip":
+            if await shielded(self._hold_point(why, then=self._phase)) == "skip":
                 self._let_be = True
                 left = self._undo.names
                 message = "; ".join([f"{why}. Let be by a person", *(f"not done: {name}" for name in left)])
                 raise ApplicationError(message, list(left), DATABASE_DIFFERS, type="RollbackFailed", non_retryable=True)
+            if self._phase not in _UNSTOPPABLE:
+                stop_if_aborted()
 
     def _learn(self, kind: FactKind, key: str, about: str = "") -> None:
         """Something of ours is on record from now on."""
@@ -352,12 +305,9 @@ class GroupChange:
             self._known = (*self._known, fact)
 
     def _enter(self, step: Step) -> None:
-        workflow.upsert_search_attributes([_PHASE.value_set(_PHASES[step])])
+        self._phase = _PHASES[step]
+        workflow.upsert_search_attributes([PHASE.value_set(self._phase)])
         workflow.set_current_details("\n".join([*self._tree, f"▶ {step}"]))
-
-    def _note(self, line: str) -> None:
-        self._tree.append(f"- {line[:300]}")
-        workflow.set_current_details("\n".join(self._tree[-40:]))
 
     def _change(self, change: Change) -> ChangeRequest:
         request = self._request

@@ -10,14 +10,14 @@ from temporalio.workflow import ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from activities import options
-    from activities.signatures import Begun, FinishStep, GatewaySteps, JobRef, PhaseStep, Told
+    from activities.signatures import Begun, FinishStep, GatewaySteps, JobRef, Told
     from upgrade_core.known import GROUPS_KEPT, Fact, FactKind
     from upgrade_core.plan import Change, Group
     from upgrade_core.runs import DATABASE_DIFFERS, KNOWING, TENANT_JOB, GroupRequest, TenantJobRequest
     from workflows.group_change import GroupChange
+    from workflows.hold_point import PHASE, HoldPoint
     from workflows.undo import FAILURES, kind_of, reason_of, shielded, stop_if_aborted
 
-_PHASE = SearchAttributeKey.for_keyword("UpliftPhase")
 _TENANT = SearchAttributeKey.for_keyword("UpliftTenant")
 _MODULE = SearchAttributeKey.for_keyword("UpliftModule")
 _FROM = SearchAttributeKey.for_keyword("UpliftFrom")
@@ -26,14 +26,15 @@ _OUTCOME = SearchAttributeKey.for_keyword("UpliftOutcome")
 
 
 @workflow.defn(name=TENANT_JOB)
-class TenantJob:
+class TenantJob(HoldPoint):
     """Walks the plan of a job."""
 
     @workflow.init
     def __init__(self, request: TenantJobRequest) -> None:
         """Nothing is done yet."""
+        super().__init__(job=request.job, subject="")
         self._request = request
-        self._warnings: list[Told] = []
+        self._told_warnings: list[Told] = []
         self._errors: list[Told] = []
         self._outcomes: set[str] = set()
         self._states: dict[str, str] = {}
@@ -41,8 +42,6 @@ class TenantJob:
         self._ended: list[tuple[Fact, ...]] = []
         self._parallel = 1
         self._let_be = False
-        self._decision: str | None = None
-        self._holding = ""
 
     @workflow.run
     async def run(self, request: TenantJobRequest) -> str:
@@ -66,19 +65,6 @@ class TenantJob:
         if not outcome.startswith("done"):
             raise ApplicationError("; ".join(error.message for error in self._errors), type=outcome, non_retryable=True)
         return outcome
-
-    @workflow.update
-    def resolve(self, decision: str) -> str:
-        """What a person decides when the job cannot be ended: `retry`, or `skip` it."""
-        self._decision = decision
-        return f"{decision}: {self._holding}"
-
-    @resolve.validator
-    def _check_resolve(self, decision: str) -> None:
-        if not self._holding:
-            raise ApplicationError("nothing waits for a decision", type="NoHoldPoint")
-        if decision not in ("retry", "skip"):
-            raise ApplicationError("decision must be retry or skip", type="BadDecision")
 
     async def _groups(self, begun: Begun) -> None:
         """Groups run when all that they depend on have ended well, at most `parallel` at a time."""
@@ -144,7 +130,7 @@ class TenantJob:
             search_attributes=_attributes(begun.tenant, change),
             parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
         )
-        self._warnings.extend(Told(message=text, type="Warning", code=change.product) for text in result.warnings)
+        self._told_warnings.extend(Told(message=text, type="Warning", code=change.product) for text in result.warnings)
         if self._plan:
             self._ended.append(result.known)
         self._states[group.key] = "done"
@@ -178,14 +164,16 @@ class TenantJob:
         for worst in ("rollback_failed", "aborted", "failed", "rolled_back"):
             if worst in self._outcomes:
                 return worst
-        return "done_with_warnings" if self._warnings else "done"
+        return "done_with_warnings" if self._told_warnings else "done"
 
     async def _finish(self) -> str:
         """End the job as its outcome; when a person let something be, as far as the gateway knows the job."""
         while True:
             outcome = self._outcome()
-            workflow.upsert_search_attributes([_PHASE.value_set("ended"), _OUTCOME.value_set(outcome)])
-            end = FinishStep(job=self._request.job, outcome=outcome, errors=tuple(self._errors), warnings=tuple(self._warnings))
+            workflow.upsert_search_attributes([PHASE.value_set("ended"), _OUTCOME.value_set(outcome)])
+            end = FinishStep(
+                job=self._request.job, outcome=outcome, errors=tuple(self._errors), warnings=tuple(self._told_warnings)
+            )
             try:
                 await workflow.execute_activity_method(
                     GatewaySteps.finish,
@@ -199,29 +187,10 @@ class TenantJob:
                 why = reason_of(error)
             else:
                 return outcome
-            if await self._hold_point(why) == "skip":
+            if await self._hold_point(why, then="watching") == "skip":
                 self._let_be = True
                 self._errors.append(Told(message=f"{why}. Let be by a person", type=DATABASE_DIFFERS, code="failed"))
                 self._outcomes.add("failed")
-
-    async def _hold_point(self, why: str) -> str:
-        """Wait for a person: nothing is undone or ended on a database that is not the one that the job worked on."""
-        self._decision, self._holding = None, why
-        workflow.set_current_details(f"⏸ {why} — decide with the update `resolve` (retry or skip)"[:4_000])
-        workflow.upsert_search_attributes([_PHASE.value_set("needs_operator")])
-        try:
-            await workflow.execute_activity_method(
-                GatewaySteps.set_phase,
-                PhaseStep(job=self._request.job, phase="needs_operator"),
-                summary="needs operator",
-                **options.SHORT,
-            )
-        except ActivityError as error:
-            workflow.logger.warning("the job's record cannot say that an operator is needed: %s", reason_of(error))
-        await workflow.wait_condition(lambda: self._decision is not None, timeout_summary="hold point")
-        self._holding = ""
-        self._show()
-        return self._decision or "skip"
 
     def _show(self) -> None:
         workflow.set_current_details("\n".join(f"- {key}: {state}" for key, state in self._states.items()))
@@ -233,7 +202,7 @@ def _attributes(tenant: str, change: Change) -> TypedSearchAttributes:
         _MODULE: change.product,
         _FROM: change.version_from or "",
         _TO: change.version_to or "",
-        _PHASE: "planned",
+        PHASE: "planned",
     }
     return TypedSearchAttributes([SearchAttributePair(key, value) for key, value in values.items() if value])
 

@@ -16,6 +16,7 @@ from gateway.holds import Holds
 from gateway.jobs import Jobs
 from gateway.platform import Platform
 from gateway.problems import Problems
+from gateway.resolving import Resolving
 from gateway.store import CredentialStore
 
 _Model = TypeVar("_Model")
@@ -58,6 +59,7 @@ class Services:
     holds: Holds
     secrets: CredentialStore
     problems: Problems
+    resolving: Resolving
 
 
 class Call:
@@ -188,6 +190,13 @@ class Call:
     def location(self, *ids: str) -> dict[str, str]:
         """The `Location` header of something created below this path."""
         return {"Location": "/".join([self.raw_path.rstrip("/"), *(quote(part, safe="") for part in ids)])}
+
+
+def caller_name(call: Call) -> str:
+    """Who asks: the token's name; where none is asked for, the user that the request names."""
+    if call.caller.is_known:
+        return call.caller.name
+    return call.request.headers.get("X-Okapi-User-Id", "")[:200].encode(errors="replace").decode()
 
 
 def query_of(request: web.BaseRequest) -> dict[str, str]:

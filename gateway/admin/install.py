@@ -6,7 +6,7 @@ import re
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from gateway.admin.http import ApiError, Call, answer
+from gateway.admin.http import ApiError, Call, answer, caller_name
 from gateway.admin.wire import TenantModuleWire
 from gateway.jobs import JobRequest, describe_failure, lines
 from gateway.observation import traceparent
@@ -59,7 +59,7 @@ async def delete(call: Call) -> web.Response:
     row = await _job(call)
     if row.state == "ended":
         if any(link.job == row.id for link in call.platform.table.links(row.tenant)):
-            raise ApiError(409, f"job {row.id} left a hold behind; resolve it first")
+            raise ApiError(409, f"job {row.id} left a hold behind: uplift resolve {row.id}")
         await call.platform.jobs.remove(row.id)
         call.services.problems.look.set()
         return answer()
@@ -114,7 +114,7 @@ def parse_options(call: Call, *, wanted: tuple[tuple[str, str], ...] = (), upgra
         pre_release=call.choice("preRelease"),
         npm_snapshot=call.choice("npmSnapshot"),
         undo=undo,
-        actor=_actor(call),
+        actor=caller_name(call),
         traceparent=traceparent(),
     )
 
@@ -126,13 +126,6 @@ def parse_parameters(text: str) -> tuple[tuple[str, str | None], ...]:
         key, equals, value = item.partition("=")
         pairs.append((key, value if equals else None))
     return tuple(pairs)
-
-
-def _actor(call: Call) -> str:
-    """Who asks: the token's name; where none is asked for, the user that the request names."""
-    if call.caller.is_known:
-        return call.caller.name
-    return call.request.headers.get("X-Okapi-User-Id", "")[:200].encode(errors="replace").decode()
 
 
 async def _run(call: Call, tenant: str, request: JobRequest) -> web.Response:

@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from gateway.admin import bindings, discovery, environment, info, install, lifecycle, registry, runs, tenants, versions
+from gateway.admin import bindings, discovery, environment, info, install, lifecycle, registry, resolve, runs, tenants, versions
 from gateway.admin.http import Call
 from gateway.credentials import Need, Role
 
@@ -25,6 +25,8 @@ _START = Need(roles=(Role.START,))
 _START_OR_PLAN = Need(roles=(Role.START,), simulating=(Role.PLAN,))
 _ABORT = Need(roles=(Role.ABORT,))
 _SIGNAL = Need(roles=(Role.SIGNAL, Role.OVERRIDE))
+_OVERRIDE = Need(roles=(Role.OVERRIDE,))
+_READ_OR_OVERRIDE = Need(roles=(Role.READ, Role.OVERRIDE))
 _RUN_ONLY = Need(roles=(Role.RUN,))
 _RUN_OR_OVERRIDE = Need(roles=(Role.RUN, Role.OVERRIDE))
 
@@ -78,6 +80,9 @@ ROUTES: tuple[tuple[str, str, Handler, Need], ...] = (
     ("GET", "/_/lifecycle/problems", lifecycle.problems, _READ),
     ("GET", "/_/lifecycle/routing/{tenant}", lifecycle.routing, _READ),
     ("PUT", "/_/lifecycle/routing/{tenant}", lifecycle.put_routing, _START),
+    # what a person decides about a job
+    ("GET", _RUN + "/resolve", resolve.get, _READ_OR_OVERRIDE),
+    ("POST", _RUN + "/resolve", resolve.post, _OVERRIDE),
     # what runs do
     ("POST", _RUN + "/begin", runs.begin, _RUN_ONLY),
     ("GET", _RUN + "/known", runs.known, _RUN_ONLY),

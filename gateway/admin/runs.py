@@ -2,6 +2,7 @@
 
 import json
 import logging
+from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -10,7 +11,7 @@ from gateway.admin.lifecycle import MAX_WAIT
 from gateway.admin.versions import describe
 from gateway.admin.wire import DataVersionWire, PhaseWire
 from gateway.routing import new_token
-from gateway.store import Conflict, IntentRow, JobRow, SnapshotRow
+from gateway.store import Conflict, IntentRow, JobRow, SnapshotRow, check_run
 from gateway_client import (
     ClaimRequest,
     FinishRequest,
@@ -27,6 +28,7 @@ from gateway_client import (
 from upgrade_core.errors import UpliftError
 from upgrade_core.known import HEADER, differences, explain, from_wire
 from upgrade_core.problems import database_differs
+from upgrade_core.runs import RUN_HEADER
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ async def give_back(call: Call) -> web.Response:
     """The job needs the version no more."""
     await _compare(call)
     _known_module(call, call.path["module"])
+    await _refuse_late(call)
     await call.platform.instances.give_back(call.path["module"], call.path["job"])
     return answer(await describe(call, call.path["module"]))
 
@@ -79,7 +82,7 @@ async def hold(call: Call) -> web.Response:
     """UPDATE on the links of a group at once: 202 DELAY, with a place to wait."""
     row, wire = await _job(call), call.json(HoldRequest)
     try:
-        states = await call.services.holds.set(job=row.id, tenant=row.tenant, request=wire)
+        states = await call.services.holds.set(job=row.id, tenant=row.tenant, request=wire, run=_run(call))
     except Conflict as error:
         raise ApiError(409, str(error)) from error
     headers = {"Location": f"/_/lifecycle/delays/{states[0].id}?for=holder", "X-Okapi-Lifecycle": "DELAY"}
@@ -92,7 +95,10 @@ async def open_holds(call: Call) -> web.Response:
     for move in wire.moves:
         if move.bind and move.module is not None:
             _known_module(call, move.module)
-    await call.services.holds.open(job=row.id, tenant=row.tenant, request=wire)
+    try:
+        await call.services.holds.open(job=row.id, tenant=row.tenant, request=wire, run=_run(call))
+    except Conflict as error:
+        raise ApiError(409, str(error)) from error
     call.services.problems.look.set()
     return answer()
 
@@ -110,6 +116,7 @@ async def begin_intent(call: Call) -> web.Response:
             module=wire.module,
             instance=wire.instance,
             generation=wire.generation,
+            run=_run(call),
         )
     except Conflict as error:
         raise ApiError(409, str(error)) from error
@@ -156,6 +163,7 @@ async def open_overlay(call: Call) -> web.Response:
 async def close_overlay(call: Call) -> web.Response:
     """Close it, cut what is at work under it, and answer when nothing is."""
     await _compare(call)
+    await _refuse_late(call)
     token = await call.platform.runs.close_overlay(job=call.path["job"], product=call.path["product"])
     if token is not None:
         await call.platform.catch_up()
@@ -192,6 +200,7 @@ async def add_snapshot(call: Call) -> web.Response:
 async def keep_snapshots(call: Call) -> web.Response:
     """Start the time that the job's copies are kept."""
     await _compare(call, ending=True)
+    await _refuse_late(call)
     await call.platform.runs.keep_snapshots(call.path["job"], call.json(SnapshotPatch).keep)
     return answer()
 
@@ -211,18 +220,21 @@ async def remove_snapshot(call: Call) -> web.Response:
 async def finish(call: Call) -> web.Response:
     """End a job."""
     row = await _job(call, ending=True)
-    await call.services.jobs.finish(row.id, call.json(FinishRequest))
+    try:
+        await call.services.jobs.finish(row.id, call.json(FinishRequest), run=_run(call))
+    except Conflict as error:
+        raise ApiError(409, str(error)) from error
     return answer()
 
 
 async def _job(call: Call, *, ending: bool = False) -> JobRow:
-    """The job's row, once everything that its run knows was found on record.
+    """The job's row, once everything that its run knows was found on record, unless that run was replaced by another.
 
     Raises:
-        ApiError: 404 or 412.
+        ApiError: 404, 409 or 412.
     """
     await _compare(call, ending=ending)
-    row = await call.platform.jobs.get(call.path["job"])
+    row = await _refuse_late(call)
     if row is None:
         raise ApiError(404, f"no job {call.path['job']}")
     return row
@@ -257,6 +269,26 @@ async def _differs(call: Call, found: tuple[str, ...]) -> ApiError:
     _log.error("a step of job %s is refused: %s", call.path["job"], text)
     await call.services.problems.report(database_differs(call.path["job"], why="; ".join(found)))
     return ApiError(412, text)
+
+
+async def _refuse_late(call: Call) -> JobRow | None:
+    """The job's row, unless a run asks that was replaced by another: what it still does comes too late.
+
+    Raises:
+        ApiError: 409.
+    """
+    row = await call.platform.jobs.get(call.path["job"])
+    if row is not None:
+        try:
+            check_run(row.id, row.run, _run(call))
+        except Conflict as error:
+            raise ApiError(409, str(error)) from error
+    return row
+
+
+def _run(call: Call) -> str:
+    """The run on whose behalf the caller works; empty if it does not say."""
+    return unquote(call.request.headers.get(RUN_HEADER, ""))
 
 
 def _known_module(call: Call, module: str) -> None:

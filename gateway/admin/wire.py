@@ -169,6 +169,19 @@ class RoutingWire(Strict):
     routing: Literal["pinned", "newest"]
 
 
+class ResolveWire(Strict):
+    """What a person decides about a job that cannot go on by itself.
+
+    Attributes:
+        reason: Why, for those who read the job.
+        force: `new` although tenant init did not end well.
+    """
+
+    decision: Literal["retry", "skip", "old", "new"]
+    reason: Annotated[str, StringConstraints(max_length=2_000, pattern=r"^[^\x00]*$")] = ""
+    force: bool = False
+
+
 class PhaseWire(Strict):
     """What a run is doing."""
 

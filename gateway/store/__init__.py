@@ -6,7 +6,7 @@ from gateway.store.database import Database
 from gateway.store.errors import DatabaseError, Outdated
 from gateway.store.holds import HeldByAnother, HoldStore, NewHold
 from gateway.store.instances import InstanceStore
-from gateway.store.jobs import JobStore
+from gateway.store.jobs import STILL_HELD, JobStore, check_run
 from gateway.store.migrations import Migrations
 from gateway.store.moves import Move
 from gateway.store.nodes import NodeStore, Quiet
@@ -19,6 +19,7 @@ from gateway.store.totals import Totals, TotalsStore
 
 __all__ = [
     "EVERY_TENANT",
+    "STILL_HELD",
     "ChangeStore",
     "Changed",
     "Conflict",
@@ -49,5 +50,6 @@ __all__ = [
     "TenantRow",
     "Totals",
     "TotalsStore",
+    "check_run",
     "row_of",
 ]

@@ -64,6 +64,7 @@ class HoldStore:
         ttl: float | None,
         origin: str,
         messages: Mapping[str, Sequence[Message]],
+        run: str = "",
     ) -> list[HoldRow]:
         """Set holds, all or none; those that stand already under their id stay as they are.
 
@@ -76,14 +77,15 @@ class HoldStore:
             ttl: Seconds after which nothing is promised any more; None: no end.
             origin: The replica that was asked.
             messages: Who is told, by the hold's id, when it is new.
+            run: The run that asks; empty: it did not say.
 
         Raises:
             HeldByAnother: Somebody else holds one of the products.
-            Conflict: The job has ended, or the id was used before.
+            Conflict: The job has ended, another run works on it, or the id was used before.
         """
         try:
             return await self._set(
-                holds, holder=holder, job=job, reason=reason, grace=grace, ttl=ttl, origin=origin, messages=messages
+                holds, holder=holder, job=job, reason=reason, grace=grace, ttl=ttl, origin=origin, messages=messages, run=run
             )
         except asyncpg.UniqueViolationError as error:  # of another product, a moment ago
             raise Conflict(
@@ -101,10 +103,11 @@ class HoldStore:
         ttl: float | None,
         origin: str,
         messages: Mapping[str, Sequence[Message]],
+        run: str,
     ) -> list[HoldRow]:
         async with self._database.transaction() as connection:
             if job is not None:
-                await check_open(connection, job)
+                await check_open(connection, job, run=run)
             for product in sorted({hold.product for hold in holds}):
                 await connection.execute("select pg_advisory_xact_lock(hashtextextended('hold ' || $1, 0))", product)
             for hold in holds:
@@ -163,8 +166,28 @@ class HoldStore:
             await connection.execute("delete from quiet where subject = $1 and generation = $2", f"hold:{hold}", generation)
         return True
 
+    async def of_job(self, job: str) -> list[HoldRow]:
+        """The holds of a job that stand, by id."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(f"select {_COLUMNS} from holds where job = $1 order by id", job)  # noqa: S608
+        return [_row(row) for row in rows]
+
+    async def set_left_behind(self, hold: str) -> bool:
+        """The run that would open a hold is gone, while its job goes on; False if that was known, or the hold is open."""
+        async with self._database.connection() as connection:
+            done = await connection.execute("update holds set left_behind = true where id = $1 and not left_behind", hold)
+        return bool(done.endswith(" 1"))
+
     async def open(
-        self, *, job: str, tenant: str, hold_ids: list[str], moves: list[Move], stage: str, messages: Sequence[Message]
+        self,
+        *,
+        job: str,
+        tenant: str,
+        hold_ids: list[str],
+        moves: list[Move],
+        stage: str,
+        messages: Sequence[Message],
+        run: str = "",
     ) -> float:
         """RESUME by a job, with the switch of the bindings where asked for: one transaction. Again is fine.
 
@@ -175,11 +198,16 @@ class HoldStore:
             moves: What happens to the bindings.
             stage: Stage of the job's lines from now on.
             messages: Who is told.
+            run: The run that asks; empty: an operator does, or a worker that does not say.
 
         Returns:
             Seconds that the holds stood.
+
+        Raises:
+            Conflict: Another run settles the job now, or a run switches whose job has ended: it was given up.
         """
         async with self._database.transaction() as connection:
+            await _check_may_open(connection, job, tenant, hold_ids, moves, run)
             for move in moves:
                 await make_move(connection, job, tenant, move)
                 await change_module(connection, job, move.subject, phase="watching" if move.bind else None, stage=stage)
@@ -236,6 +264,31 @@ class HoldStore:
             await _tell_resumed(connection, [hold], messages)
             await connection.execute("insert into opened_holds (id, holder) values ($1, $2)", hold, row.holder)
         return "opened"
+
+
+async def _check_may_open(
+    connection: Connection, job: str, tenant: str, hold_ids: list[str], moves: list[Move], run: str
+) -> None:
+    """Lock the job's row and refuse a run that was given up: it must not switch what a person has decided about meanwhile.
+
+    Such a run may still undo, as long as nobody has; a switch that it made before is answered again as it was.
+
+    Raises:
+        Conflict: It was given up.
+    """
+    row = await connection.fetchrow("select state, run from jobs where id = $1 for update", job)
+    if row is None:
+        return
+    if row["run"] is not None and run != row["run"] and (run or row["state"] != "ended"):
+        raise Conflict(f"job {job} is settled by run {row['run']} now: what anybody else does comes too late, or too early")
+    if not run or row["state"] != "ended" or not any(move.bind for move in moves):
+        return
+    if await connection.fetchval("select true from holds where id = any($1) limit 1", hold_ids):
+        raise Conflict(f"job {job} has ended without this switch: uplift resolve {job}")
+    for move in moves:
+        bound = await connection.fetchval("select module from bindings where tenant = $1 and product = $2", tenant, move.product)
+        if move.bind and bound != move.module:
+            raise Conflict(f"job {job} has ended without this switch")
 
 
 async def _tell_resumed(connection: Connection, holds: Sequence[str], messages: Sequence[Message]) -> None:

@@ -1,5 +1,6 @@
 """Install jobs: the hand-off from the gateway to Temporal, and what people read afterwards."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -10,8 +11,15 @@ from gateway.store.rows import JobRow
 
 _COLUMNS = (
     "id, tenant, request, plan, modules, state, started, abort_requested, status, outcome, phase, errors, warnings,"
-    " held_seconds, start_date, end_date"
+    " held_seconds, start_date, end_date, run, resolution"
 )
+
+
+STILL_HELD = "StillHeld"
+"""Type of the error that names the holds that a job left; it goes when they are settled."""
+_NEVER_STARTED = {"message": "aborted before it started", "type": "Aborted", "code": "aborted", "parameters": []}
+_RESOLVES = "0006_pre_resolve.sql"
+"""The migration that gateways know which can tell a job's later runs from its first."""
 
 
 class JobStore:
@@ -90,29 +98,130 @@ class JobStore:
         """Ask for an abort. A job whose run was never started ends at once; None if there is no such job."""
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(
-                "update jobs set abort_requested = true where id = $1 and state <> 'ended' returning state, started", job
+                "update jobs set abort_requested = true where id = $1 and state <> 'ended' returning state, started, errors", job
             )
             if row is not None and not row["started"]:
                 await connection.execute(
-                    "update jobs set state = 'ended', status = 'error', outcome = 'aborted', phase = 'ended', end_date = now(),"
+                    "update jobs set state = 'ended', status = 'error', phase = 'ended', end_date = now(),"
+                    " outcome = case when run is null then 'aborted' else 'rollback_failed' end,"
                     " errors = $2 where id = $1",
-                    job, [{"message": "aborted before it started", "type": "Aborted", "code": "aborted", "parameters": []}],
+                    job, [*row["errors"], _NEVER_STARTED],
                 )  # fmt: skip
             found = await connection.fetchrow(f"select {_COLUMNS} from jobs where id = $1", job)  # noqa: S608
         return None if found is None else _row(found)
 
     async def finish(
-        self, job: str, *, status: str, outcome: str, errors: list[dict[str, Any]], warnings: list[dict[str, Any]]
-    ) -> None:
-        """End a job; an ended one stays as it is."""
+        self,
+        job: str,
+        *,
+        outcome: str,
+        errors: Sequence[dict[str, Any]],
+        warnings: Sequence[dict[str, Any]],
+        still_held: Callable[[list[str]], dict[str, Any]],
+        run: str = "",
+    ) -> JobRow | None:
+        """End a job; what was told of it before is kept. An ended one stays as it is.
+
+        Args:
+            job: The job.
+            outcome: What it came to; `rollback_failed` if a hold of it stands.
+            errors: What went wrong. In the end of a job that is done they are warnings.
+            warnings: What else is to be told.
+            still_held: Makes the error that names holds that stand.
+            run: The run that ends it; empty: whoever it is. One that was replaced by another ends nothing.
+
+        Returns:
+            The job as it ended; None if nothing was done.
+
+        Raises:
+            Conflict: Another run works on the job.
+        """
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(
-                "update jobs set state = 'ended', status = $2, outcome = $3, phase = 'ended', end_date = now(), errors = $4,"
-                " warnings = $5 where id = $1 and state <> 'ended' returning tenant",
-                job, status, outcome, errors, warnings,
+                "select tenant, errors, warnings, run from jobs where id = $1 and state <> 'ended' for update", job
+            )
+            if row is None:
+                return None
+            check_run(job, row["run"], run)
+            left = await connection.fetch("select id from holds where job = $1 order by id", job)
+            told, notes = [*row["errors"], *errors], [*row["warnings"], *warnings]
+            if left:
+                outcome = "rollback_failed"
+                told.append(still_held([hold["id"] for hold in left]))
+            if outcome.startswith("done"):
+                told, notes = [], [*told, *notes]
+                outcome = "done_with_warnings" if notes else outcome
+            found = await connection.fetchrow(
+                "update jobs set state = 'ended', status = $2, outcome = $3, phase = 'ended', end_date = now(), errors = $4,"  # noqa: S608
+                f" warnings = $5 where id = $1 returning {_COLUMNS}",
+                job, "done" if outcome.startswith("done") else "error", outcome, told, notes,
             )  # fmt: skip
-            if row is not None:
-                await _activate(connection, row["tenant"])
+            await _activate(connection, row["tenant"])
+        assert found is not None
+        return _row(found)
+
+    async def add_warning(self, job: str, warning: dict[str, Any]) -> None:
+        """Tell something more of a job."""
+        async with self._database.transaction() as connection:
+            told = await connection.fetchval("select warnings from jobs where id = $1 for update", job)
+            await connection.execute("update jobs set warnings = $2 where id = $1", job, [*(told or ()), warning])
+
+    async def reopen(
+        self,
+        job: str,
+        *,
+        decision: str,
+        groups: Sequence[str],
+        holds: Sequence[str],
+        warning: dict[str, Any],
+        run: Callable[[int], str],
+    ) -> JobRow:
+        """Let a new run take over an ended job, to settle what it left held. It is started like any other.
+
+        Args:
+            job: The job.
+            decision: `old` or `new`.
+            groups: Keys of the groups that are to be settled.
+            holds: Ids of the holds that stood when it was decided.
+            warning: Who decided what, for the job's warnings.
+            run: Makes the run's id of its number.
+
+        Raises:
+            Conflict: The job is at work, another of the tenant is, or the holds are others by now. Nothing was changed.
+        """
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(
+                "select tenant, state, resolution, errors, warnings from jobs where id = $1 for update", job
+            )
+            if row is None or row["state"] != "ended":
+                raise Conflict(f"job {job} is at work by now; look again")
+            await connection.execute("select 1 from tenants where id = $1 for update", row["tenant"])
+            standing = await connection.fetch("select id from holds where job = $1 order by id for update", job)
+            if [hold["id"] for hold in standing] != sorted(holds):
+                raise Conflict(f"what job {job} holds has changed a moment ago; look again")
+            other = await connection.fetchval("select id from jobs where tenant = $1 and state = 'active'", row["tenant"])
+            if other is not None:
+                raise Conflict(
+                    f"job {other} of tenant {row['tenant']} is at work: wait until it has ended, or abort it with DELETE"
+                    f" /_/proxy/tenants/{row['tenant']}/install/{other}; then decide again"
+                )
+            if await connection.fetchval(
+                'select exists (select from nodes where schema collate "C" < $1 and until > clock_timestamp())', _RESOLVES
+            ):
+                raise Conflict("a gateway of an older release still runs and would take the new run for lost; replace it first")
+            number = ((row["resolution"] or {}).get("number") or 0) + 1
+            resolution = {"decision": decision, "groups": list(groups), "number": number}
+            errors = [error for error in row["errors"] if error.get("type") != STILL_HELD]
+            found = await connection.fetchrow(
+                "update jobs set state = 'active', started = false, abort_requested = false, status = 'running', outcome = null,"  # noqa: S608
+                " phase = 'queued', end_date = null, run = $2, resolution = $3, errors = $4, warnings = $5"
+                f" where id = $1 returning {_COLUMNS}",
+                job, run(number), resolution, errors, [*row["warnings"], warning],
+            )  # fmt: skip
+            await connection.execute("update holds set left_behind = false where job = $1 and left_behind", job)
+            await connection.execute("update snapshots set expires = null where job = $1", job)
+        assert found is not None
+        return _row(found)
 
     async def remove(self, job: str) -> None:
         """Remove the record of an ended job."""
@@ -141,14 +250,36 @@ async def change_module(connection: Connection, job: str, module: str, *, phase:
     await connection.execute("update jobs set modules = $2, phase = $3 where id = $1", job, modules, phase or row["phase"])
 
 
-async def check_open(connection: Connection, job: str) -> None:
+async def check_open(connection: Connection, job: str, *, run: str = "") -> None:
     """Lock a job's row for the transaction.
 
+    Args:
+        connection: The transaction's.
+        job: The job.
+        run: The run on whose behalf something is to be done; empty: it did not say.
+
     Raises:
-        Conflict: The job has ended: a run that was given up does nothing any more.
+        Conflict: The job has ended, or another run works on it: a run that was given up does nothing any more.
     """
-    if await connection.fetchval("select state from jobs where id = $1 for update", job) in (None, "ended"):
+    row = await connection.fetchrow("select state, run from jobs where id = $1 for update", job)
+    if row is None or row["state"] == "ended":
         raise Conflict(f"job {job} has ended")
+    check_run(job, row["run"], run)
+
+
+def check_run(job: str, now: str | None, run: str) -> None:
+    """Refuse what a run does that was replaced by another.
+
+    Args:
+        job: The job.
+        now: The run that took it over; None: its first one, with the runs of its groups.
+        run: The run that asks; empty: it did not say.
+
+    Raises:
+        Conflict: It was replaced.
+    """
+    if run and now is not None and run != now:
+        raise Conflict(f"job {job} is settled by run {now} now: what run {run} still does comes too late")
 
 
 async def _activate(connection: Connection, tenant: str) -> None:

@@ -42,13 +42,13 @@ class World:
         modules: Ids of the registered modules.
         bindings: Tenant to product to module id.
         busy: Tenants in the middle of a job.
-        left: (hold, product, tenant, job) of holds whose job has ended.
+        left: (hold, product, tenant, job, whether the job has ended) of holds that no run will open.
     """
 
     modules: frozenset[str]
     bindings: dict[str, dict[str, str]]
     busy: frozenset[str]
-    left: tuple[tuple[str, str, str, str], ...]
+    left: tuple[tuple[str, str, str, str, bool], ...]
 
 
 class ProblemStore:
@@ -153,14 +153,14 @@ class ProblemStore:
             bound = dict(zip(row["products"], row["modules"], strict=True))
             bindings |= dict.fromkeys(row["tenants"], bound)
         left = await connection.fetch(
-            "select h.id, h.product, h.tenant, h.job from holds h join jobs j on j.id = h.job where j.state = 'ended'"
-            " order by h.id"
+            "select h.id, h.product, h.tenant, h.job, j.state = 'ended' as ended from holds h join jobs j on j.id = h.job"
+            " where j.state = 'ended' or h.left_behind order by h.id"
         )
         return World(
             modules=frozenset(row["id"] for row in await connection.fetch("select id from modules")),
             bindings=bindings,
             busy=frozenset(row["tenant"] for row in await connection.fetch("select tenant from jobs where state = 'active'")),
-            left=tuple((row["id"], row["product"], row["tenant"], row["job"]) for row in left),
+            left=tuple((row["id"], row["product"], row["tenant"], row["job"], row["ended"]) for row in left),
         )
 
     async def descriptors(self, connection: Connection, modules: Sequence[str]) -> dict[str, str]:

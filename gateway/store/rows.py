@@ -64,7 +64,12 @@ class HoldRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
-    """An install job; `request`, `plan`, `modules`, `errors` and `warnings` are parsed JSON."""
+    """An install job; `request`, `plan`, `modules`, `errors`, `warnings` and `resolution` are parsed JSON.
+
+    Attributes:
+        run: Workflow id of the run that took the job over; None: its first one, which has the job's id.
+        resolution: The decision that this run carries out: `decision`, `groups`, `number`.
+    """
 
     id: str
     tenant: str
@@ -82,6 +87,13 @@ class JobRow:
     held_seconds: float
     start_date: datetime
     end_date: datetime | None
+    run: str | None = None
+    resolution: dict[str, Any] | None = None
+
+    @property
+    def run_id(self) -> str:
+        """Workflow id of the run that works on it, or did at last."""
+        return self.run or self.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

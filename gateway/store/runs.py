@@ -73,6 +73,7 @@ class RunStore:
         module: str,
         instance: str,
         generation: str | None,
+        run: str = "",
     ) -> tuple[IntentRow, bool]:
         """Write an intent before tenant init is asked for.
 
@@ -80,11 +81,11 @@ class RunStore:
             The intent that stands, and whether it is new: an old one means that the call may have been made.
 
         Raises:
-            Conflict: Another tenant init of this tenant and product has not ended, or the job has.
+            Conflict: Another tenant init of this tenant and product has not ended, or the job has, or it has another run.
         """
         try:
             async with self._database.transaction() as connection:
-                await check_open(connection, job)
+                await check_open(connection, job, run=run)
                 done = await connection.execute(
                     "insert into intents (key, job, tenant, product, module, instance, generation, state)"
                     " values ($1, $2, $3, $4, $5, $6, $7, 'asked') on conflict (key) do nothing",
@@ -97,6 +98,12 @@ class RunStore:
             raise Conflict(f"tenant init of {product} for tenant {tenant} is still running") from error
         assert row is not None
         return _intent(row), done.endswith(" 1")
+
+    async def intents(self, job: str) -> list[IntentRow]:
+        """The intents of a job, by key."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(f"select {_INTENT} from intents where job = $1 order by key", job)  # noqa: S608
+        return [_intent(row) for row in rows]
 
     async def update_intent(
         self,
@@ -173,11 +180,11 @@ class RunStore:
             )
 
     async def snapshots(self, *, tenant: str | None = None, expired: bool = False) -> list[SnapshotRow]:
-        """Copies, oldest first."""
+        """Copies, oldest first. One whose job still holds its tenant does not expire: it may be what the tenant goes back to."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(
-                f"select {_SNAPSHOT} from snapshots where ($1::text is null or tenant = $1)"  # noqa: S608
-                " and (not $2 or expires < now()) order by taken, id",
+                f"select {_SNAPSHOT} from snapshots s where ($1::text is null or tenant = $1) and (not $2 or (expires < now()"  # noqa: S608
+                " and not exists (select from holds h where h.job = s.job))) order by taken, id",
                 tenant, expired,
             )  # fmt: skip
         return [SnapshotRow(**dict(row)) for row in rows]

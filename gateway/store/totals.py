@@ -12,10 +12,12 @@ class Totals:
     Attributes:
         outbox: Deliveries that are not made yet.
         jobs: Install jobs that have not ended.
+        left: Holds that no run will open: a person decides.
     """
 
     outbox: int
     jobs: int
+    left: int
 
 
 class TotalsStore:
@@ -32,7 +34,8 @@ class TotalsStore:
         """
         async with self._database.connection() as connection:
             row = await connection.fetchrow(
-                "select (select count(*) from outbox) as outbox, (select count(*) from jobs where state <> 'ended') as jobs"
+                "select (select count(*) from outbox) as outbox, (select count(*) from jobs where state <> 'ended') as jobs,"
+                " (select count(*) from holds h join jobs j on j.id = h.job where j.state = 'ended' or h.left_behind) as left"
             )
         assert row is not None
-        return Totals(outbox=row["outbox"], jobs=row["jobs"])
+        return Totals(outbox=row["outbox"], jobs=row["jobs"], left=row["left"])

@@ -109,6 +109,26 @@ async def test_undo_of_an_install_drops_the_schema_that_was_not_there(stack: Any
     assert await data(stack).fingerprint(f"{tenant}_mod_users") == "absent"
 
 
+async def test_what_was_opened_for_the_checks_is_closed_although_tenant_init_was_not_called(stack: Any) -> None:
+    """Requirement D2: nothing new is left behind, the secret prefix included. The site's own instance does not retire with it."""
+    tenant, product = await stack.tenant(), stack.product()
+    fails = {"method": "GET", "path": f"/{product}/x", "status": 418}
+    new = stack.descriptor(product, "2.0.0", checks=[fails])
+    del new["launchDescriptor"]
+    await stack.register(stack.descriptor(product, "1.0.0"), new)
+    await stack.install(tenant, f"{product}-1.0.0")
+    (ours,) = await stack.instances(f"{product}-1.0.0")
+    body = {"srvcId": f"{product}-2.0.0", "instId": f"site-{product}", "url": ours["url"]}
+    await stack.ok("POST", "/_/discovery/modules", body)
+
+    job = await stack.install(tenant, f"{product}-2.0.0", query="invoke=false")
+
+    (check,) = await asyncio.to_thread(stack.recorded, f"{product}-1.0.0", path=f"/{product}/x", tenant=tenant)
+    prefix = check["url"].removeprefix(stack.url)
+    assert (job["outcome"], prefix.startswith("/_/overlay/")) == ("rolled_back", True)
+    assert (await stack.http.get(f"{prefix}/{product}/x")).status_code == 404
+
+
 async def test_a_snapshot_that_would_not_be_whole_is_refused_before_anybody_is_held(stack: Any, users: str) -> None:
     connection = await asyncpg.connect(stack.modules_dsn())
     await connection.execute(f"create view public.v_{users} as select id from {users}_mod_users.users")

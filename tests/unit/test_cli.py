@@ -1,10 +1,15 @@
 """The command line without a stack: help, settings, the lookup of the Temporal command line."""
 
+import http.server
+import json
 import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner
@@ -190,3 +195,86 @@ def test_problems_are_asked_of_the_gateway_of_the_folder(tmp_path: Path) -> None
 def test_a_gateway_address_that_is_none_is_one_message(tmp_path: Path, url: str) -> None:
     shown = CliRunner().invoke(cli, ["problems", "--home", str(tmp_path), "--gateway", url])
     assert (shown.exit_code, shown.output.count("Error: the gateway at")) == (1, 1)
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """A gateway that answers `/_/runs/{job}/resolve` with what the test says, and notes what it was asked."""
+
+    standing: ClassVar[dict[str, Any]] = {}
+    status: ClassVar[int] = 202
+    asked: ClassVar[list[tuple[str, str, Any]]] = []
+
+    def do_GET(self) -> None:
+        self._answer(200, self.standing)
+
+    def do_POST(self) -> None:
+        self._answer(self.status, {"id": "j", "complete": False, "phase": "undoing", "status": "running", "errors": []})
+
+    def _answer(self, status: int, value: Any) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.asked.append((self.command, self.path, json.loads(body) if body else None))
+        data = json.dumps(value).encode() if status < 400 else b"retry does not fit job j"
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is logged."""
+
+
+@pytest.fixture
+def gateway_of_answers() -> Iterator[type[Answers]]:
+    class Own(Answers):
+        asked: ClassVar[list[tuple[str, str, Any]]] = []
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Own)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    Own.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
+    yield Own
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def resolved(gateway: Any, *arguments: str) -> Any:
+    return CliRunner().invoke(cli, ["resolve", *arguments, "--gateway", gateway.url])
+
+
+def test_resolve_shows_what_waits_and_what_may_be_decided(gateway_of_answers: Any) -> None:
+    held = {
+        "product": "mod-a",
+        "old": "mod-a-1.0.0",
+        "new": "mod-a-2.0.0",
+        "since": "2030-01-02T03:04:05+00:00",
+        "init": "under way",
+    }
+    gateway_of_answers.standing = {
+        "job": "j", "tenant": "t", "outcome": "rollback_failed", "phase": "ended", "errors": [{"message": "run lost"}],
+        "held": [{**held, "dataVersion": "mod-a-1.0.0", "copy": {"path": "/copies/a.dump"}}],
+        "waiting": [{"run": "j/1-mod-a", "why": "who knows"}], "possible": ["old", "new"],
+    }  # fmt: skip
+    shown = resolved(gateway_of_answers, "j")
+    assert shown.exit_code == 0
+    for text in ("has ended as rollback_failed", "run lost", "mod-a-2.0.0", "under way", "/copies/a.dump", "who knows"):
+        assert text in shown.output
+    assert "uplift resolve j old: take everything back" in shown.output
+
+
+def test_resolve_sends_the_decision_with_its_reason(gateway_of_answers: Any) -> None:
+    shown = resolved(gateway_of_answers, "j/1", "new", "--reason", "looked", "--force", "--no-wait")
+    assert shown.exit_code == 0
+    assert gateway_of_answers.asked == [("POST", "/_/runs/j%2F1/resolve", {"decision": "new", "reason": "looked", "force": True})]
+
+
+def test_a_decision_that_does_not_fit_is_the_gateways_message(gateway_of_answers: Any) -> None:
+    gateway_of_answers.status = 409
+    shown = resolved(gateway_of_answers, "j", "retry")
+    assert (shown.exit_code, shown.output) == (1, "Error: retry does not fit job j\n")
+
+
+@pytest.mark.parametrize("arguments", [["old", "--force"], ["maybe"]])
+def test_a_decision_that_is_none_is_refused_before_anybody_is_asked(gateway_of_answers: Any, arguments: list[str]) -> None:
+    shown = resolved(gateway_of_answers, "j", *arguments)
+    assert (shown.exit_code, gateway_of_answers.asked) == (2, [])

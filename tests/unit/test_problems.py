@@ -78,8 +78,9 @@ def test_a_binding_to_a_module_that_is_not_registered_is_not_judged() -> None:
     [
         (problems.closed("m-1.0.0"), "closed:m-1.0.0", "start it again"),
         (problems.overdue("h1", product="m", tenant="t", holder="Ann"), "overdue:h1", "RESUME with hold h1"),
-        (problems.run_lost("j1", tenant="t", why="gone"), "run-lost:j1", "POST /_/runs/j1/open"),
-        (problems.hold_left("h1", product="m", tenant="t", job="j1"), "hold-left:h1", "POST /_/runs/j1/open"),
+        (problems.run_lost("j1", tenant="t", why="gone"), "run-lost:j1", "uplift resolve j1"),
+        (problems.hold_left("h1", product="m", tenant="t", job="j1"), "hold-left:h1", "uplift resolve j1"),
+        (problems.hold_left("h1", product="m", tenant="t", job="j1", ended=False), "hold-left:h1", "let the job end"),
         (problems.newer_blocked("t", "m-2.0.0", why="w"), "newer-blocked:t:m-2.0.0", "PUT /_/lifecycle/routing/t"),
     ],
 )

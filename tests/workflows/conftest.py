@@ -71,6 +71,8 @@ class Script:
         block: Name of the activity that waits until it is cancelled.
         deaf: Whether it then completes all the same.
         blocked: Set when it waits.
+        pause: Name of the activity that waits for `go_on`, and is told of a cancel if one reaches it (`cut`).
+        paused: Set when it waits.
     """
 
     calls: list[str] = field(default_factory=list)
@@ -80,6 +82,9 @@ class Script:
     deaf: bool = False
     blocked: asyncio.Event = field(default_factory=asyncio.Event)
     cut: list[str] = field(default_factory=list)
+    pause: str = ""
+    paused: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def do(self, name: str, request: Any, default: Any) -> Any:
         if name != "set_phase":
@@ -96,6 +101,18 @@ class Script:
                 self.cut.append(name)
                 if not self.deaf:
                     raise
+        if name == self.pause:
+            self.pause = ""
+            self.paused.set()
+            try:
+                while not self.go_on.is_set():
+                    activity.heartbeat()
+                    await asyncio.sleep(0.05)
+                activity.heartbeat()
+                await asyncio.sleep(0.3)  # a cancel comes with the answer to a heartbeat
+            except asyncio.CancelledError:
+                self.cut.append(name)
+                raise
         answer = self.answers.get(name, default)
         if isinstance(answer, list):
             answer = answer.pop(0) if answer else default
@@ -154,6 +171,10 @@ def activities(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
             default = Checked(copies=True, verifies=True, init_module=request.change.subject, dsn="env:X", schema="s")
             return await stage.script.do("check", request, default)
 
+        @activity.defn(name="checks.recall")
+        async def recall(self, request: ChangeRequest) -> Checked:
+            return await stage.script.do("recall", request, Checked(copies=True, init_module=request.change.subject))
+
         @activity.defn(name="checks.verify")
         async def verify(self, request: CheckedChange) -> Verdict:
             return await stage.script.do("verify", request, Verdict())
@@ -170,6 +191,10 @@ def activities(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
         @activity.defn(name="tenant_init.undo")
         async def undo(self, request: CheckedChange) -> UndoResult:
             return await stage.script.do("undo_init", request, UndoResult())
+
+        @activity.defn(name="tenant_init.settle")
+        async def settle(self, request: CheckedChange) -> UndoResult:
+            return await stage.script.do("settle", request, UndoResult())
 
     class Snapshots(SnapshotSteps):
         @activity.defn(name="snapshots.take")
@@ -200,8 +225,8 @@ def activities(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
     gateway, checks, init, snapshots, deploy = Gateway(), Checks(), Init(), Snapshots(), Deploy()
     return [
         gateway.begin, gateway.acquire, gateway.give_back, gateway.update, gateway.switch, gateway.resume_old,
-        gateway.release, gateway.set_phase, gateway.finish, checks.check, checks.verify, init.start, init.follow,
-        init.undo, snapshots.take, deploy.place, deploy.start, deploy.retire, deploy.stop, deploy.retired,
+        gateway.release, gateway.set_phase, gateway.finish, checks.check, checks.recall, checks.verify, init.start, init.follow,
+        init.undo, init.settle, snapshots.take, deploy.place, deploy.start, deploy.retire, deploy.stop, deploy.retired,
     ]  # fmt: skip
 
 

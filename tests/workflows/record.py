@@ -282,6 +282,28 @@ async def several_groups(record: Recorder) -> None:
         await record.keep(f"tenant-job-{name}", row["id"])
 
 
+async def settled(record: Recorder) -> None:
+    """What runs that were terminated left held: back, on, and back with something left."""
+    stack = record.stack
+    for name, decision, mode in (
+        ("old-rolled-back", "old", "module"), ("new-done", "new", "module"), ("old-skip-rollback-failed", "old", "forward_only"),
+    ):  # fmt: skip
+        tenant, product = await _versions(record, undo=mode)
+        job = await stack.begin(tenant, f"{product}-2.0.0", query=_init(do="hang"))
+        row = await _phase(record, job, "migrating")
+        while not await stack.inits(f"{product}-2.0.0", tenant):
+            await asyncio.sleep(0.05)
+        await record.client.get_workflow_handle(f"{row['id']}/1-{product}").terminate("recorded")
+        await stack.ended(job)
+        await stack.ok("POST", f"/_/runs/{row['id']}/resolve", {"decision": decision, "force": decision == "new"})
+        run = f"{row['id']}/resolve-1"
+        if mode == "forward_only":
+            await _phase(record, job, "needs_operator")
+            await _decide(record, run, "skip")
+        await stack.ended(job)
+        await record.keep(f"resolve-job-{name}", run)
+
+
 def _kill(*words: str) -> None:
     for process in psutil.process_iter(["cmdline"]):
         if set(words) <= set(process.info["cmdline"] or []):
@@ -290,12 +312,12 @@ def _kill(*words: str) -> None:
 
 SCENARIOS: tuple[Callable[[Recorder], Awaitable[None]], ...] = (
     abort_after_the_switch, kinds_of_change, snapshot, init_hold_point, undo_hold_point, undo_without_copies, warnings, aborts,
-    soaked, never_deployed, needed_again, failed, several_groups,
+    soaked, never_deployed, needed_again, failed, several_groups, settled,
 )  # fmt: skip
 
 
-async def main(name: str) -> None:
-    """Record into a new folder."""
+async def main(name: str, only: list[str]) -> None:
+    """Record into a new folder: all, or only some scenarios, when a workflow is new."""
     folder = HISTORIES / name
     if folder.exists():
         sys.exit(f"{folder} is there already: histories of a build are recorded once; give another NAME")
@@ -315,7 +337,7 @@ async def main(name: str) -> None:
                 async with slots:
                     await scenario(record)
 
-            await asyncio.gather(*(one(scenario) for scenario in SCENARIOS))
+            await asyncio.gather(*(one(scenario) for scenario in SCENARIOS if not only or scenario.__name__ in only))
         finally:
             print("stopping the stack", flush=True)
             await stack.down()
@@ -328,9 +350,11 @@ async def main(name: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="make histories", description=__doc__)
     parser.add_argument("name", nargs="?", default=f"{datetime.now(UTC):%Y-%m-%d}", help="the folder [default: today's date]")
-    chosen: str = parser.parse_args().name
+    parser.add_argument("only", nargs="*", help="names of scenarios [default: all]")
+    given = parser.parse_args()
+    chosen: str = given.name
     if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]*", chosen):
         sys.exit(f"{chosen!r} is no name of a folder")
-    asyncio.run(main(chosen))
+    asyncio.run(main(chosen, given.only))
     sys.stdout.flush()
     os._exit(0)  # the SDK's runtime may crash in a regular interpreter exit

@@ -132,6 +132,74 @@ async def test_a_cancel_during_the_undo_cuts_nothing(
     assert undone == twice
 
 
+@pytest.mark.parametrize("step", ["undo_init", "resume_old", "give_back"])
+async def test_a_cancel_while_an_undo_is_at_work_does_not_reach_it(
+    step: str, temporal: Client, script: Any, queue: str, final: Any, new_id: str
+) -> None:
+    script.answers["verify"] = final("no good")
+    script.pause = step
+    handle = await start(temporal, queue, new_id)
+    await script.paused.wait()
+    await handle.cancel()
+    script.go_on.set()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+
+    assert script.cut == []
+    assert [name for name in script.calls if name in UNDO_AT["verify"]] == UNDO_AT["verify"]
+
+
+async def test_a_cancel_at_a_hold_point_of_init_is_undone_and_leaves_nothing_to_decide(
+    temporal: Client, script: Any, queue: str, new_id: str
+) -> None:
+    script.answers["init"] = InitState(effect="unknown", errors=("who knows",))
+    script.pause = "undo_init"
+    handle = await start(temporal, queue, new_id)
+    while not (await handle.query(GroupChange.hold_point)).why:
+        await _tick()
+    await handle.cancel()
+    await script.paused.wait()
+    with pytest.raises(WorkflowUpdateFailedError):
+        await handle.execute_update(GroupChange.resolve, "retry")
+    script.go_on.set()
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+
+    assert (await handle.describe()).status is WorkflowExecutionStatus.CANCELED
+    assert script.calls[-3:] == UNDO_AT["init"]
+
+
+async def test_a_cancel_at_a_hold_point_of_the_undo_leaves_it_to_the_person(
+    temporal: Client, script: Any, queue: str, final: Any, new_id: str
+) -> None:
+    script.answers["verify"] = final("no good")
+    script.answers["undo_init"] = UndoResult(done=False, left=("schema s is half changed",))
+    handle = await start(temporal, queue, new_id)
+    while not (await handle.query(GroupChange.hold_point)).why:
+        await _tick()
+    await handle.cancel()
+    await _resolve(handle, "skip")
+    with pytest.raises(WorkflowFailureError) as caught:
+        await handle.result()
+
+    assert isinstance(caught.value.cause, ApplicationError)
+    assert caught.value.cause.type == "RollbackFailed"
+    assert script.calls[-2:] == ["resume_old", "give_back"]
+
+
+@pytest.mark.parametrize(("decision", "phase"), [("retry", "migrating"), ("skip", "undoing")])
+async def test_after_a_decision_the_job_says_what_it_does_now(
+    decision: str, phase: str, temporal: Client, script: Any, queue: str, new_id: str
+) -> None:
+    script.answers["init"] = [InitState(effect="unknown", errors=("who knows",)), InitState(effect="done")]
+    handle = await start(temporal, queue, new_id)
+    await _resolve(handle, decision)
+    with contextlib.suppress(WorkflowFailureError):
+        await handle.result()
+
+    assert [request.phase for request in script.requests["set_phase"]][:2] == ["needs_operator", phase]
+
+
 async def test_a_cancel_during_the_switch_comes_too_late(temporal: Client, script: Any, queue: str, new_id: str) -> None:
     """After the switch nothing restores by itself: users have written."""
     script.answers["switch"] = [ApplicationError("the gateway restarts"), ApplicationError("again"), None]

@@ -160,6 +160,18 @@ async def test_a_hold_and_who_waits_for_it_are_seen_while_it_stands_and_afterwar
     assert await watcher.value("jobs_open") == 0
 
 
+async def test_a_hold_that_a_job_left_is_counted_until_it_is_open(watched, upstream) -> None:
+    site, watcher = await watched()
+    tenant, product = await site.wired(upstream.url)
+    job = await site.job(tenant, module := await site.register(f"{product}-2.0.0"))
+    await job.held(module)
+    assert await watcher.value("holds_left") == 0
+    await job.finish()
+    assert await watcher.value("holds_left") == 1
+    await job.resume(module)
+    assert await watcher.value("holds_left") == 0
+
+
 async def test_a_module_that_is_enabled_without_an_instance_stands_at_zero(watched, name) -> None:
     site, watcher = await watched()
     module = await site.register(f"{name('m')}-1.0.0")

@@ -168,7 +168,7 @@ async def test_a_hold_that_a_job_left_is_a_problem_until_somebody_opens_it(
     await job.finish()
     key = f"hold-left:{state.id}"
     await until(lambda: receiver.told(key) == ["opened"])
-    assert f"POST /_/runs/{job.id}/open" in (await listed(place))[key]["remedy"]
+    assert f"uplift resolve {job.id}" in (await listed(place))[key]["remedy"]
     await job.resume(f"{product}-2.0.0")
     await until(lambda: receiver.told(key) == ["opened", "resolved"])
 

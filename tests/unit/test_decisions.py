@@ -1,0 +1,98 @@
+"""upgrade_core.decisions: what may be decided about a job, and what speaks against it (requirements D2, D4)."""
+
+import itertools
+
+import pytest
+
+from upgrade_core.decisions import (
+    Choice,
+    Init,
+    Refusal,
+    calls_init,
+    held_groups,
+    init_standing,
+    possible_choices,
+    refuse_choice,
+)
+from upgrade_core.descriptors import parse_descriptor
+from upgrade_core.ids import hold_id
+from upgrade_core.plan import Change, Group, Kind, Plan
+
+UPGRADE = Change(kind=Kind.UPGRADE, product="a", bound="a-1.0.0", version_from="a-1.0.0", version_to="a-2.0.0")
+TENANT = {
+    "id": "_tenant",
+    "version": "2.0",
+    "interfaceType": "system",
+    "handlers": [{"methods": ["POST"], "pathPattern": "/_/tenant"}],
+}
+
+
+def refused(
+    choice: Choice, *, has_ended: bool, held: int = 1, waiting: int = 0, init: Init = Init.DONE, force: bool = False
+) -> Refusal | None:
+    return refuse_choice(
+        choice, job="j", has_ended=has_ended, held=held, waiting=waiting, standing={"a-2.0.0": init}, force=force
+    )
+
+
+def test_what_is_not_possible_is_refused_and_what_is_possible_is_not() -> None:
+    for choice, has_ended, held, waiting in itertools.product(Choice, (True, False), (0, 1, 2), (0, 1)):
+        possible = possible_choices(has_ended=has_ended, held=held, waiting=waiting)
+        found = refused(choice, has_ended=has_ended, held=held, waiting=waiting)
+        assert (found is None) == (choice in possible)
+        assert found is None or found.possible == possible
+
+
+@pytest.mark.parametrize("init", list(Init))
+def test_new_needs_an_init_that_is_done_or_not_called(init: Init) -> None:
+    found = refused(Choice.NEW, has_ended=True, init=init)
+    assert (found is None) == (init in (Init.DONE, Init.NOT_CALLED))
+    assert found is None or (f"a-2.0.0 is {init}" in found.text and found.possible == (Choice.OLD,))
+
+
+@pytest.mark.parametrize("init", list(Init))
+def test_new_by_force_and_old_go_from_anywhere(init: Init) -> None:
+    assert refused(Choice.NEW, has_ended=True, init=init, force=True) is None
+    assert refused(Choice.OLD, has_ended=True, init=init) is None
+
+
+def test_force_makes_nothing_possible_that_is_not() -> None:
+    assert refused(Choice.NEW, has_ended=False, force=True) is not None
+    assert refused(Choice.NEW, has_ended=True, held=0, force=True) is not None
+
+
+@pytest.mark.parametrize(
+    ("state", "effect", "found"),
+    [
+        ("asked", "", Init.UNDER_WAY),
+        ("following", "follow", Init.UNDER_WAY),
+        ("ended", "done", Init.DONE),
+        ("ended", "failed", Init.FAILED),
+        ("ended", "refused", Init.FAILED),
+        ("ended", "", Init.UNDONE),
+        (None, "", Init.NOT_ASKED),
+    ],
+)
+def test_where_an_init_stands_is_read_from_its_intent(state: str | None, effect: str, found: Init) -> None:
+    assert init_standing(calls=True, state=state, effect=effect) is found
+
+
+def test_an_init_that_is_not_called_leaves_no_intent() -> None:
+    assert init_standing(calls=False, state=None, effect="") is Init.NOT_CALLED
+
+
+@pytest.mark.parametrize(
+    ("provides", "invoke", "called"),
+    [([TENANT], "true", True), ([], "true", False), ([TENANT], "false", False), ([TENANT], "a-.*", True), ([TENANT], "a", False)],
+)
+def test_init_is_called_where_there_is_a_call_and_the_job_asks_for_it(provides: list[object], invoke: str, called: bool) -> None:
+    assert calls_init(UPGRADE, parse_descriptor({"id": "a-2.0.0", "provides": provides}), invoke=invoke) is called
+
+
+def test_held_groups_are_those_whose_holds_stand_in_the_order_of_the_plan() -> None:
+    groups = tuple(
+        Group(key=f"{number}-{product}", changes=(Change(kind=Kind.INSTALL, product=product, version_to=f"{product}-1.0.0"),))
+        for number, product in enumerate("abc", 1)
+    )
+    holds = [hold_id("j", "3-c", "c"), hold_id("j", "1-a", "a"), hold_id("other", "2-b", "b")]
+    assert [group.key for group in held_groups(Plan(digest="d", groups=groups), "j", holds)] == ["1-a", "3-c"]

@@ -1,0 +1,154 @@
+"""What a person may decide about a job that cannot go on by itself, and what speaks against it (requirements D2, D3, D4).
+
+| the job | possible |
+|---|---|
+| works, and a run of it waits at a hold point | `retry`, `skip` |
+| has ended and left holds behind | `old`, `new` |
+| anything else | nothing |
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from upgrade_core.descriptors import ModuleDescriptor
+from upgrade_core.ids import hold_id
+from upgrade_core.plan import Change, Group, Plan
+from upgrade_core.tenant_init import init_call, is_invoked, purpose_of
+
+
+class Choice(StrEnum):
+    """What a person decides."""
+
+    RETRY = "retry"
+    """Try again what could not be done."""
+    SKIP = "skip"
+    """Do not; go on without it."""
+    OLD = "old"
+    """Take everything back and open the old version."""
+    NEW = "new"
+    """Switch to the new version and open it."""
+
+
+class Init(StrEnum):
+    """Where the tenant init of a change stands, as far as it was written down."""
+
+    NOT_CALLED = "not called"
+    """The module has no call for it, or the job asked for none."""
+    NOT_ASKED = "not asked for"
+    UNDER_WAY = "under way"
+    """It was asked for, and nobody has seen its end."""
+    DONE = "done"
+    FAILED = "failed"
+    UNDONE = "undone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a decision does not fit.
+
+    Attributes:
+        text: The reason, and what would fit.
+        possible: What would.
+    """
+
+    text: str
+    possible: tuple[Choice, ...]
+
+
+def possible_choices(*, has_ended: bool, held: int, waiting: int) -> tuple[Choice, ...]:
+    """What may be decided, in the order of the table above.
+
+    Args:
+        has_ended: Whether the job has.
+        held: How many holds of it stand.
+        waiting: How many of its runs wait at a hold point.
+    """
+    if has_ended:
+        return (Choice.OLD, Choice.NEW) if held else ()
+    return (Choice.RETRY, Choice.SKIP) if waiting else ()
+
+
+def refuse_choice(
+    choice: Choice, *, job: str, has_ended: bool, held: int, waiting: int, standing: Mapping[str, Init], force: bool = False
+) -> Refusal | None:
+    """What speaks against a decision; None: nothing.
+
+    Args:
+        choice: The decision.
+        job: Names the job in the text.
+        has_ended: Whether it has.
+        held: How many holds of it stand.
+        waiting: How many of its runs wait at a hold point.
+        standing: Subject of each held change to where its tenant init stands.
+        force: Whether `new` is meant although tenant init did not end well.
+    """
+    possible = possible_choices(has_ended=has_ended, held=held, waiting=waiting)
+    if choice not in possible:
+        if possible:
+            why = "it has ended and left holds behind" if has_ended else "it waits at a hold point"
+            text = f"{choice} does not fit job {job}: {why}; {' or '.join(possible)} is possible"
+        elif has_ended:
+            text = f"there is nothing to decide: job {job} has ended and nothing that it held is held any more"
+        else:
+            text = (
+                f"there is nothing to decide: job {job} is at work and waits for nobody; abort it if it must not go on, or wait"
+                " until it has ended"
+            )
+        return Refusal(text=text, possible=possible)
+    if choice is Choice.NEW and not force:
+        bad = [f"{subject} is {init}" for subject, init in standing.items() if not is_well(init)]
+        if bad:
+            text = (
+                f"new does not fit job {job}: tenant init of {', of '.join(bad)}; old is possible, or new with force if you know"
+                " that the data is the new version's"
+            )
+            return Refusal(text=text, possible=(Choice.OLD,))
+    return None
+
+
+def is_well(init: Init) -> bool:
+    """Whether the data can be taken for the new version's without anybody's word for it."""
+    return init in (Init.DONE, Init.NOT_CALLED)
+
+
+def init_standing(*, calls: bool, state: str | None, effect: str) -> Init:
+    """Where a tenant init stands.
+
+    Args:
+        calls: Whether it is called for this change at all; see `calls_init`.
+        state: Of its intent: `asked`, `following` or `ended`; None: there is none.
+        effect: Of its last answer; empty: it was undone, or never asked for.
+    """
+    if state is None:
+        return Init.NOT_ASKED if calls else Init.NOT_CALLED
+    if state != "ended":
+        return Init.UNDER_WAY
+    if effect == "done":
+        return Init.DONE
+    return Init.FAILED if effect else Init.UNDONE
+
+
+def calls_init(change: Change, asked: ModuleDescriptor, *, invoke: str) -> bool:
+    """Whether tenant init is called for a change.
+
+    Args:
+        change: The change.
+        asked: The module whose instance is asked.
+        invoke: The job's option: `true`, `false`, or an expression.
+    """
+    call = init_call(asked, purpose=purpose_of(change.kind), module_from=change.version_from, module_to=change.version_to)
+    return call is not None and is_invoked(invoke, change.subject)
+
+
+def held_groups(plan: Plan, job: str, holds: Collection[str]) -> tuple[Group, ...]:
+    """The groups of a job's plan of which a hold stands, in the order of the plan.
+
+    Args:
+        plan: The job's.
+        job: Its id.
+        holds: Ids of the holds that stand.
+    """
+    return tuple(
+        group for group in plan.groups if any(hold_id(job, group.key, change.product) in holds for change in group.changes)
+    )
