@@ -10,6 +10,12 @@ from upgrade_core.plan import Group
 TENANT_JOB = "TenantJob"
 GROUP_CHANGE = "GroupChange"
 MODULE_VERSION = "ModuleVersion"
+RECONCILE = "Reconcile"
+
+RECONCILE_RUN = "reconcile"
+"""Workflow id of a reconcile run that somebody asked for; a scheduled one's begins with it."""
+RECONCILE_SCHEDULE = "uplift-reconcile"
+"""Id of the schedule of reconcile runs."""
 
 ATTRIBUTES = (
     "UpliftTenant",
@@ -76,3 +82,16 @@ class ModuleVersionRequest:
 
     module: str
     deployed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileRequest:
+    """Input of `Reconcile`.
+
+    Attributes:
+        request: Id of who asked for it on demand; empty: the schedule.
+        repair: Whether differences that are harmless to repair are repaired.
+    """
+
+    request: str = ""
+    repair: bool = True

@@ -12,6 +12,9 @@ COMMANDS = {
     "up": Entry(target="uplift_cli.up_command:up", summary="Run everything on this machine, in one folder."),
     "status": Entry(target="uplift_cli.status_command:status", summary="Show what runs where."),
     "problems": Entry(target="uplift_cli.problems_command:problems", summary="Show what an administrator should know now."),
+    "reconcile": Entry(
+        target="uplift_cli.reconcile_command:reconcile", summary="Compare what rows, runs, processes and files say."
+    ),
     "down": Entry(target="uplift_cli.down_command:down", summary="Stop what `uplift up` runs in a folder."),
     "demo": Entry(target="uplift_cli.demo:demo", summary="Watch an upgrade under load, from an empty folder."),
     "gateway": Entry(target="uplift_cli.gateway_command:gateway", summary="Run the gateway, in processes that can be replaced."),

@@ -37,7 +37,7 @@ def problems(home: Path | None, config: Path | None, gateway: str | None, token:
     What needs nobody any more is not shown. The same is told by the gateway's notifiers (gateway.notifiers).
     """
     settings = load(config=config, overrides=overrides(home))
-    found = _ask((gateway or _address(settings)).rstrip("/"), _token(settings, token))
+    found = _ask((gateway or gateway_address(settings)).rstrip("/"), gateway_token(settings, token))
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif not found:
@@ -47,14 +47,16 @@ def problems(home: Path | None, config: Path | None, gateway: str | None, token:
         print_table(("severity", "since", "problem", "what", "what to do"), rows)
 
 
-def _address(settings: Settings) -> str:
+def gateway_address(settings: Settings) -> str:
+    """Where the gateway of the stack in the folder is, else of the settings."""
     record = read_record(settings.home_folder)
     if record is not None and record.url:
         return record.url
     return settings.gateway.url or f"http://{settings.gateway.host}:{settings.gateway.port}"
 
 
-def _token(settings: Settings, reference: str | None) -> str:
+def gateway_token(settings: Settings, reference: str | None) -> str:
+    """The gateway's bearer token, by reference, else that of `gateway.token_file`; empty: none."""
     if reference is None and settings.gateway.token_file:
         reference = f"file:{Path(settings.gateway.token_file).expanduser()}"
     return read_secret(reference, what="the gateway's token") if reference else ""

@@ -18,6 +18,7 @@ from activities.checks import CheckActivities
 from activities.deploy import DeployActivities, NodeInstances
 from activities.gateway_steps import GatewayActivities
 from activities.module_calls import ModuleCalls
+from activities.reconcile import NodeReconcileActivities, ReconcileActivities
 from activities.snapshots import SnapshotActivities
 from activities.tenant_init import TenantInitActivities
 from deployers import ProcessDeployer
@@ -28,6 +29,7 @@ from uplift_settings.logs import log_to_stderr
 from uplift_settings.tracing import start_tracing
 from worker.guard import ForeignPackage, check_packages
 from worker.keeper import Keeper
+from worker.schedules import Upkeep
 from worker.temporal import (
     WORKFLOWS,
     TemporalUnavailable,
@@ -114,6 +116,14 @@ async def _serve(settings: Settings) -> None:
         for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances, steps=steps, calls=calls):
             await stack.enter_async_context(worker)
         keeping = asyncio.create_task(keeper.run())
+        upkeep = Upkeep(
+            temporal=temporal,
+            gateway=gateway,
+            node=settings.worker.node,
+            settings=settings.reconcile,
+            task_queue=settings.temporal.task_queue,
+        )
+        upkeeping = asyncio.create_task(upkeep.run())
         ready.parent.mkdir(parents=True, exist_ok=True)
         ready.touch(mode=0o600)
         ready.write_text(f"{os.getpid()}\n", encoding="utf-8")
@@ -121,6 +131,7 @@ async def _serve(settings: Settings) -> None:
         await stop.wait()
         ready.unlink(missing_ok=True)
         keeping.cancel()
+        upkeeping.cancel()
     if tracing is not None:
         await asyncio.to_thread(tracing.close)
 
@@ -165,6 +176,17 @@ def build_workers(
         snapshots=settings.snapshots,
     )
     deploy = DeployActivities(gateway=gateway, instances=instances, settings=settings.deploy)
+    reconcile = ReconcileActivities(
+        gateway=gateway,
+        temporal=temporal,
+        task_queue=queue,
+        tell_unneeded=steps.tell_unneeded,
+        settings=settings.reconcile,
+        keep_copies=settings.snapshots.keep,
+    )
+    reconcile_here = NodeReconcileActivities(
+        gateway=gateway, instances=instances, folder=settings.snapshot_folder, keep_copies=settings.snapshots.keep
+    )
     grace = timedelta(seconds=settings.worker.stop_grace)
     common = Worker(
         temporal,
@@ -173,7 +195,8 @@ def build_workers(
         activities=[
             steps.begin, steps.acquire, steps.give_back, steps.update, steps.switch, steps.resume_old, steps.release,
             steps.set_phase, steps.finish, checks.check, checks.verify, copies.take, init.start, init.follow, init.undo,
-            deploy.place, deploy.retire, deploy.retired,
+            deploy.place, deploy.retire, deploy.retired, reconcile.begin, reconcile.compare, reconcile.repair,
+            reconcile.report,
         ],
         workflow_runner=workflow_runner(),
         max_concurrent_activities=settings.worker.max_activities,
@@ -186,7 +209,7 @@ def build_workers(
     own = Worker(
         temporal,
         task_queue=node_queue(queue, settings.worker.node),
-        activities=[deploy.start, deploy.stop],
+        activities=[deploy.start, deploy.stop, reconcile_here.look, reconcile_here.repair],
         max_concurrent_activities=settings.worker.max_activities,
         graceful_shutdown_timeout=grace,
         max_heartbeat_throttle_interval=timedelta(seconds=settings.worker.heartbeat_every),

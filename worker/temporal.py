@@ -17,9 +17,10 @@ from uplift_settings.tracing import Tracing
 from uplift_settings.tree import TemporalSettings
 from workflows.group_change import GroupChange
 from workflows.module_version import ModuleVersion
+from workflows.reconcile import Reconcile
 from workflows.tenant_job import TenantJob
 
-WORKFLOWS = (TenantJob, GroupChange, ModuleVersion)
+WORKFLOWS = (TenantJob, GroupChange, ModuleVersion, Reconcile)
 """Every workflow, for workers and for replays."""
 _RETRY = 0.2
 

@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from gateway.admin import bindings, discovery, environment, info, install, lifecycle, registry, runs, tenants, versions
+from gateway.admin import bindings, discovery, environment, info, install, lifecycle, reconcile, registry, runs, tenants, versions
 from gateway.admin.http import Call
 from gateway.credentials import Need, Role
 
@@ -26,6 +26,7 @@ _START_OR_PLAN = Need(roles=(Role.START,), simulating=(Role.PLAN,))
 _ABORT = Need(roles=(Role.ABORT,))
 _SIGNAL = Need(roles=(Role.SIGNAL, Role.OVERRIDE))
 _RUN_ONLY = Need(roles=(Role.RUN,))
+_OVERRIDE = Need(roles=(Role.OVERRIDE,))
 _RUN_OR_OVERRIDE = Need(roles=(Role.RUN, Role.OVERRIDE))
 
 ROUTES: tuple[tuple[str, str, Handler, Need], ...] = (
@@ -95,6 +96,13 @@ ROUTES: tuple[tuple[str, str, Handler, Need], ...] = (
     ("POST", _RUN + "/finish", runs.finish, _RUN_ONLY),
     ("GET", "/_/snapshots", runs.snapshots, _READ_OR_RUN),
     ("DELETE", "/_/snapshots/{snapshot}", runs.remove_snapshot, _RUN_ONLY),
+    # what does not fit together
+    ("POST", "/_/reconcile", reconcile.post, _OVERRIDE),
+    ("GET", "/_/reconcile", reconcile.get, _READ),
+    ("PUT", "/_/reconcile", reconcile.put, _RUN_ONLY),
+    ("GET", "/_/reconcile/ledger", reconcile.ledger, _RUN_ONLY),
+    ("POST", "/_/reconcile/repairs", reconcile.repair, _RUN_ONLY),
+    ("PUT", "/_/reconcile/nodes/{node}", reconcile.put_node, _RUN_ONLY),
     # module versions and their instances
     ("GET", "/_/versions", versions.get_all, _READ_OR_RUN),
     ("GET", "/_/versions/{module}", versions.get, _READ_OR_RUN),

@@ -12,10 +12,14 @@ class Totals:
     Attributes:
         outbox: Deliveries that are not made yet.
         jobs: Install jobs that have not ended.
+        differences: What the last reconcile run left, by kind.
+        reconciled: Seconds since that run; None if there was none.
     """
 
     outbox: int
     jobs: int
+    differences: dict[str, int]
+    reconciled: float | None
 
 
 class TotalsStore:
@@ -32,7 +36,17 @@ class TotalsStore:
         """
         async with self._database.connection() as connection:
             row = await connection.fetchrow(
-                "select (select count(*) from outbox) as outbox, (select count(*) from jobs where state <> 'ended') as jobs"
+                "select (select count(*) from outbox) as outbox, (select count(*) from jobs where state <> 'ended') as jobs,"
+                " (select extract(epoch from now() - reported)::float8 from reconcile) as reconciled"
+            )
+            kinds = await connection.fetch(
+                "select each ->> 'kind' as kind, count(*) as number"
+                " from reconcile, json_array_elements(report -> 'differences') each group by 1"
             )
         assert row is not None
-        return Totals(outbox=row["outbox"], jobs=row["jobs"])
+        return Totals(
+            outbox=row["outbox"],
+            jobs=row["jobs"],
+            differences={each["kind"]: each["number"] for each in kinds},
+            reconciled=row["reconciled"],
+        )
