@@ -97,8 +97,11 @@ DEPLOY = Options(
 TIMED = Options(start_to_close_timeout=timedelta(seconds=30), retry_policy=_PATIENT)
 """Looks that nobody waits for."""
 
-NODE_LOOK = Options(retry_policy=_SOON)
-"""A look at a node of a reconcile run; how long it may take is a setting."""
+
+def node_look(seconds: float) -> Options:
+    """A look at a node of a reconcile run: a node whose worker is away is told as silent, not waited for."""
+    return Options(schedule_to_close_timeout=timedelta(seconds=seconds), retry_policy=_SOON)
+
 
 COMPARE = Options(start_to_close_timeout=timedelta(minutes=2), retry_policy=_PATIENT)
 """Comparing in a reconcile run: nobody waits for it."""

@@ -77,20 +77,19 @@ class Reconcile:
         return f"{len(left) + later.more} differences, {len(repaired)} repaired"
 
     async def _look(self, reach: Reach) -> Found:
-        views = await asyncio.gather(*(self._look_at(node, timedelta(seconds=reach.node_wait)) for node in reach.nodes))
+        views = await asyncio.gather(*(self._look_at(node, reach.node_wait) for node in reach.nodes))
         return await workflow.execute_activity_method(
             ReconcileSteps.compare, Views(nodes=tuple(views)), summary="compare", **options.COMPARE
         )
 
-    async def _look_at(self, node: str, within: timedelta) -> NodeView:
+    async def _look_at(self, node: str, within: float) -> NodeView:
         try:
             return await workflow.execute_activity_method(
                 NodeReconcileSteps.look,
                 NodeRef(node=node),
                 task_queue=node_queue(workflow.info().task_queue, node),
                 summary=f"look at {node}",
-                schedule_to_close_timeout=within,
-                **options.NODE_LOOK,
+                **options.node_look(within),
             )
         except ActivityError as error:
             if is_cancelled_exception(error):
