@@ -47,15 +47,12 @@ from upgrade_core.reconcile import (
     read_copy_name,
 )
 from upgrade_core.runs import (
-    GROUP_CHANGE,
     MODULE_VERSION,
-    TENANT_JOB,
     ModuleVersionRequest,
     module_run_id,
 )
 from uplift_settings.tree import ReconcileSettings
 
-_OPEN = f"ExecutionStatus = 'Running' and WorkflowType in ('{TENANT_JOB}', '{GROUP_CHANGE}', '{MODULE_VERSION}')"
 _DESCRIBED = 200
 """Runs that are asked for one by one where the list may be behind; beyond them the second look decides."""
 _AT_GATEWAY = frozenset({Verb.GIVE_BACK, Verb.CLOSE_OVERLAY, Verb.END_INTENT, Verb.KEEP_SNAPSHOT})
@@ -97,6 +94,8 @@ class ReconcileActivities(ReconcileSteps):
         self._tell_unneeded = tell_unneeded
         self._settings = settings
         self._keep_copies = keep_copies
+        queue = task_queue.replace("'", "''")
+        self._open = f"ExecutionStatus = 'Running' and TaskQueue = '{queue}'"
 
     @activity.defn(name="reconcile.begin")
     async def begin(self) -> Reach:
@@ -113,7 +112,7 @@ class ReconcileActivities(ReconcileSteps):
         """
         with translated():
             ledger = await self._gateway.ledger()
-        runs = {run.id: OpenRun(id=run.id, type=run.workflow_type) async for run in self._temporal.list_workflows(_OPEN)}
+        runs = {run.id: OpenRun(id=run.id, type=run.workflow_type) async for run in self._temporal.list_workflows(self._open)}
         world = World(ledger=ledger, runs=tuple(runs.values()), nodes=request.nodes)
         found = differences(world)
         for run in doubtful(found)[:_DESCRIBED]:  # the list follows a moment later
@@ -250,8 +249,9 @@ class NodeReconcileActivities(NodeReconcileSteps):
 
     async def _remove(self, repair: Repair) -> str:
         """Remove a file that only our copies are named like, whose job has ended and which no row names."""
-        if repair.job in {job.id for job in (await self._gateway.ledger()).jobs}:
-            return "its job is at work"
+        ledger = await self._gateway.ledger()
+        if repair.job in {job.id for job in ledger.jobs} | {hold.job for hold in ledger.holds}:
+            return "its job is at work, or holds something"
         path = self._folder / repair.subject
         if str(path) in {str(Path(row.path)) for row in await self._gateway.snapshots() if row.path}:
             return "it is recorded by now"

@@ -5,7 +5,8 @@ Work under way passes through states that look like differences, so one is belie
 find it (`confirmed`), and whatever belongs to a job at work is none.
 
 A repair is offered only where three things hold: it is ours by our own record, nobody can come to need it any more, and what is
-taken away is nothing that a person may want to look at. All else is told, with what to do.
+taken away is nothing that a person may want to look at. All else is told, with what to do. What a job left is left alone while a
+hold of it stands: whoever settles the job needs it.
 """
 
 import re
@@ -13,14 +14,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
-from upgrade_core.runs import GROUP_CHANGE, TENANT_JOB, module_run_id
+from upgrade_core.runs import MODULE_VERSION, module_run_id
 
 MOST = 500
 """Differences of one report; what is beyond is only counted, so that a report fits where it is kept."""
 PART_AGE = 3_600.0
 """Seconds after which nobody writes to a half copy any more: its file grows all the time while one is taken."""
 _NAMED = 3  # tenants that a message names
-_COPY = re.compile(r"(?P<job>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-(?P<product>[^/]+)\.dump(?P<part>\.part)?", re.ASCII)
+_JOB_ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_JOB = re.compile(_JOB_ID, re.ASCII)
+_COPY = re.compile(rf"(?P<job>{_JOB_ID})-(?P<product>[^/]+)\.dump(?P<part>\.part)?", re.ASCII)
 
 
 class Kind(StrEnum):
@@ -324,6 +327,12 @@ def read_copy_name(name: str) -> tuple[str, bool] | None:
     return None if found is None else (found["job"], found["part"] is not None)
 
 
+def job_of(run: OpenRun) -> str | None:
+    """The job that a run works for; None for one that works for no job."""
+    job = run.id.partition("/")[0]
+    return job if run.type != MODULE_VERSION and _JOB.fullmatch(job) else None
+
+
 def differences(world: World) -> tuple[Difference, ...]:
     """What does not fit together, by key."""
     look = _Look(world)
@@ -373,16 +382,19 @@ class _Look:
         self._ledger = world.ledger
         self._jobs = {job.id: job for job in self._ledger.jobs}
         self._runs = {run.id for run in world.runs}
-        # a group's run is named after its job; it may go on undoing when the job's own run was terminated
-        self._with_runs = {
-            run.id.partition("/")[0] for run in world.runs if run.type in (TENANT_JOB, GROUP_CHANGE)
-        }  # fmt: skip
-        self._claimed = {claim.module for claim in self._ledger.claims if self._is_at_work(claim.job)}
+        # what is named after a job works for it: a group may go on undoing when the job's own run was terminated
+        self._with_runs = {job for run in world.runs if (job := job_of(run)) is not None}
+        self._held = {hold.job for hold in self._ledger.holds}
+        self._claimed = {claim.module for claim in self._ledger.claims if not self._is_settled(claim.job)}
         self._bound = {bound.module: bound for bound in self._ledger.bound}
         self._looked = {view.node for view in world.nodes if not view.silent and not view.trouble}
 
     def _is_at_work(self, job: str) -> bool:
         return job in self._jobs or job in self._with_runs
+
+    def _is_settled(self, job: str) -> bool:
+        """Nothing will ever be done for it again: a job that has ended is opened again only to settle its holds."""
+        return not self._is_at_work(job) and job not in self._held
 
     def _has_lost_run(self, job: str) -> bool:
         return job in self._jobs and self._jobs[job].started and job not in self._with_runs
@@ -400,7 +412,7 @@ class _Look:
                 repair=Repair(verb=Verb.GIVE_BACK, job=claim.job, module=claim.module),
             )
             for claim in self._ledger.claims
-            if not self._is_at_work(claim.job)
+            if self._is_settled(claim.job)
         ]
         found += [
             Difference(
@@ -415,22 +427,17 @@ class _Look:
                 repair=Repair(verb=Verb.CLOSE_OVERLAY, job=overlay.job, product=overlay.product),
             )
             for overlay in self._ledger.overlays
-            if not self._is_at_work(overlay.job)
+            if self._is_settled(overlay.job)
         ]
-        held = {(hold.job, hold.product) for hold in self._ledger.holds}
-        found += [
-            self._intent(intent, held=(intent.job, intent.product) in held)
-            for intent in self._ledger.intents
-            if not self._is_at_work(intent.job)
-        ]
+        found += [self._intent(intent) for intent in self._ledger.intents if not self._is_at_work(intent.job)]
         found += [
             self._hold(hold) for hold in self._ledger.holds if not self._is_at_work(hold.job) or self._has_lost_run(hold.job)
         ]
         return found
 
-    def _intent(self, intent: Intent, *, held: bool) -> Difference:
+    def _intent(self, intent: Intent) -> Difference:
         repair = None
-        if held:
+        if intent.job in self._held:
             remedy = f"settle the job with `uplift resolve {intent.job}`"
         elif intent.alive:
             remedy = (
@@ -485,10 +492,10 @@ class _Look:
                 message=f"run {run.id} ({run.type}) is open and there is no open job of it",
                 remedy=f"look at it in the Temporal UI: what is undoing its job comes to its end by itself; else"
                 f" `temporal workflow cancel --workflow-id {run.id}`",
-                job=run.id.partition("/")[0],
+                job=job,
             )
             for run in self._world.runs
-            if run.type in (TENANT_JOB, GROUP_CHANGE) and run.id.partition("/")[0] not in self._jobs
+            if (job := job_of(run)) is not None and job not in self._jobs
         ]
         return found
 
@@ -550,7 +557,6 @@ class _Look:
 
     def snapshots(self) -> list[Difference]:
         """Copies whose time never begins: their job ended without saying so."""
-        held = {hold.job for hold in self._ledger.holds}
         return [
             Difference(
                 key=f"{Kind.SNAPSHOT}:{snapshot.id}",
@@ -561,7 +567,7 @@ class _Look:
                 repair=Repair(verb=Verb.KEEP_SNAPSHOT, job=snapshot.job, subject=snapshot.id),
             )
             for snapshot in self._ledger.snapshots
-            if not snapshot.kept and not self._is_at_work(snapshot.job) and snapshot.job not in held
+            if not snapshot.kept and self._is_settled(snapshot.job)
         ]
 
     def nodes(self) -> list[Difference]:
@@ -645,7 +651,7 @@ class _Look:
             if not self._is_at_work(snapshot.job)
         ]
         for file in view.files:
-            if self._is_at_work(file.job):
+            if not self._is_settled(file.job):
                 continue
             worthless = file.age > PART_AGE if file.part else file.over
             repair = None

@@ -9,7 +9,10 @@ from upgrade_core.reconcile import Bound, Claim, Deployed, HeldLink, Intent, Led
 
 _MOST = 2_000  # rows of a kind; a run that finds so many is not the last one
 _HEARD_OF = 7 * 86_400.0  # seconds; a node that nobody hears of for a week, and that has no instances, is gone
-_IDLE = "not exists (select 1 from jobs j where j.id = {job} and j.state <> 'ended')"
+_SETTLED = (  # a job that has ended is opened again only to settle its holds
+    "not exists (select 1 from jobs j where j.id = {job} and j.state <> 'ended')"
+    " and not exists (select 1 from holds h where h.job = {job})"
+)
 _ALIVE = (
     "exists (select 1 from instances n where n.id = i.instance"
     " and (i.generation is null or n.generation is null or n.generation = i.generation))"
@@ -48,7 +51,7 @@ class ReconcileStore:
         """Remove the claim of an ended job; False if there is none."""
         async with self._database.connection() as connection:
             done = await connection.execute(
-                f"delete from claims where module = $1 and job = $2 and {_IDLE.format(job='$2')}",  # noqa: S608
+                f"delete from claims where module = $1 and job = $2 and {_SETTLED.format(job='$2')}",  # noqa: S608
                 module, job,
             )  # fmt: skip
         return done.endswith(" 1")
@@ -58,7 +61,7 @@ class ReconcileStore:
         async with self._database.connection() as connection:
             done = await connection.execute(
                 f"update intents i set state = 'ended', ended = now() where key = $1 and job = $2 and state <> 'ended'"  # noqa: S608
-                f" and {_IDLE.format(job='i.job')} and not {_ALIVE}"
+                f" and {_SETTLED.format(job='i.job')} and not {_ALIVE}"
                 " and not exists (select 1 from holds h where h.tenant = i.tenant and h.product = i.product)",
                 key, job,
             )  # fmt: skip
@@ -69,7 +72,7 @@ class ReconcileStore:
         async with self._database.connection() as connection:
             token: str | None = await connection.fetchval(
                 "update overlays set state = 'closing' where job = $1 and product = $2 and state in ('open', 'closing')"  # noqa: S608
-                f" and {_IDLE.format(job='$1')} returning token",
+                f" and {_SETTLED.format(job='$1')} returning token",
                 job, product,
             )  # fmt: skip
         return token
@@ -79,7 +82,7 @@ class ReconcileStore:
         async with self._database.connection() as connection:
             done = await connection.execute(
                 "update snapshots s set expires = now() + make_interval(secs => $2) where id = $1 and expires is null"  # noqa: S608
-                f" and {_IDLE.format(job='s.job')} and not exists (select 1 from holds h where h.job = s.job)",
+                f" and {_SETTLED.format(job='s.job')}",
                 snapshot, seconds,
             )  # fmt: skip
         return done.endswith(" 1")

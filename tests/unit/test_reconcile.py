@@ -35,12 +35,14 @@ from upgrade_core.reconcile import (
     differences,
     doubtful,
     first,
+    job_of,
     read_copy_name,
     with_unseen,
 )
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 JOB = "11111111-2222-3333-4444-555555555555"
+GONE = "00000000-2222-3333-4444-555555555555"
 MODULE = "mod-a-1.0.0"
 INSTANCE = f"{MODULE}@n"
 RUN = OpenRun(id=f"module/{MODULE}", type="ModuleVersion")
@@ -89,7 +91,14 @@ def test_what_an_ended_job_left_is_repaired_where_nobody_can_want_it(ledger: dic
     assert verb(world(**ledger)) is wanted
 
 
-@pytest.mark.parametrize("run", [OpenRun(id=JOB, type="TenantJob"), OpenRun(id=f"{JOB}/1-mod-a", type="GroupChange")])
+@pytest.mark.parametrize(
+    "run",
+    [
+        OpenRun(id=JOB, type="TenantJob"),
+        OpenRun(id=f"{JOB}/1-mod-a", type="GroupChange"),
+        OpenRun(id=f"{JOB}/resolve-1", type="ResolveJob"),
+    ],
+)
 def test_nothing_that_belongs_to_a_job_at_work_is_a_difference(run: OpenRun) -> None:
     view = NodeView(
         node="n",
@@ -117,6 +126,23 @@ def test_a_job_that_was_never_started_is_at_work() -> None:
 
 def test_a_started_job_without_a_run_is_told_and_so_is_its_hold() -> None:
     assert set(found(world(jobs=(OpenJob(id=JOB),), holds=(HOLD,), claims=(CLAIM,)))) == {f"job:{JOB}", "hold:h"}
+
+
+def test_what_a_job_left_is_left_alone_while_a_hold_of_it_stands() -> None:
+    """Whoever settles the job needs it: its hold is told, which says how."""
+    rows: dict[str, Any] = {
+        "claims": (CLAIM,), "overlays": (OVERLAY,), "instances": (replace(REGISTERED, node="m"),),
+        "snapshots": (Snapshot(id="s", job=JOB, node="m", kept=False),),
+    }  # fmt: skip
+
+    found = differences(world(nodes=(NodeView(node="n", processes=(STRAY,), files=(FILE,)),), holds=(HOLD,), **rows))
+
+    assert [each.key for each in found] == ["hold:h"]
+
+
+def test_a_run_that_is_not_named_after_a_job_works_for_none() -> None:
+    runs = [OpenRun(id=each, type="Reconcile") for each in ("reconcile", "reconcile-2026-01-01T00:00:00Z")]
+    assert [job_of(run) for run in (*runs, RUN, OpenRun(id=f"{JOB}/x", type="Any"))] == [None, None, None, JOB]
 
 
 def test_an_intent_beside_a_hold_is_left_to_a_person() -> None:
@@ -283,13 +309,13 @@ def test_a_report_is_bounded_and_repairs_come_before_what_is_only_told() -> None
 
 def test_runs_that_are_missing_or_too_many_are_asked_for_one_by_one() -> None:
     what = world(
-        OpenRun(id="gone", type="TenantJob"),
+        OpenRun(id=GONE, type="TenantJob"),
         jobs=(OpenJob(id=JOB),),
         retiring=(MODULE,),
         instances=(replace(REGISTERED, module="b"),),
     )
 
-    assert doubtful(differences(what)) == tuple(sorted((JOB, "gone", f"module/{MODULE}", "module/b")))
+    assert doubtful(differences(what)) == tuple(sorted((JOB, GONE, f"module/{MODULE}", "module/b")))
 
 
 def test_what_was_found_on_a_node_that_is_silent_now_stands() -> None:

@@ -184,14 +184,18 @@ async def test_an_intent_is_not_ended_while_the_process_that_was_asked_is_regist
 
 async def test_what_a_hold_needs_is_not_repaired_while_it_stands(place: Any, left: Left, rows: Any) -> None:
     hold, key, snapshot = await left.hold(), await left.intent(), await left.snapshot()
+    await left.claim()
+    await left.overlay()
     await left.end()
 
     made = [
         await place.runs.repair(request(left, Verb.END_INTENT, subject=key)),
         await place.runs.repair(request(left, Verb.KEEP_SNAPSHOT, subject=snapshot)),
+        await place.runs.repair(request(left, Verb.GIVE_BACK)),
+        await place.runs.repair(request(left, Verb.CLOSE_OVERLAY)),
     ]
 
-    assert made == [False, False]
+    assert made == [False] * 4
     assert hold in {each.id for each in (await place.runs.ledger()).holds}
 
 
