@@ -59,8 +59,8 @@ def reconcile(
     try:
         with httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=False) as http:
             report = _run(http, repair=repair, wait=wait, tell=lambda line: click.echo(line, err=True))
-    except NoReport as error:
-        click.echo(f"Error: {error}", err=True)
+    except (NoReport, httpx.InvalidURL) as error:
+        click.echo(f"Error: {error}" if isinstance(error, NoReport) else f"Error: --gateway {url}: {error}", err=True)
         context.exit(2)
     if as_json:
         click.echo(json.dumps(report, indent=2))

@@ -1,18 +1,24 @@
 """What the gateway's rows say to reconcile runs, what it repairs, and how reports are kept and told (requirement D3)."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from click.testing import CliRunner
 
 from gateway_client import GatewayRefused, RepairRequest
 from upgrade_core.ids import product_of
 from upgrade_core.reconcile import Difference, HeldLink, Intent, Kind, Report, Snapshot, Verb
+from uplift_cli.main import cli
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CLAIM = Difference(key="claim:x", kind=Kind.CLAIM, message="m", remedy="r", module="x-1.0.0", job="j")
+STRAY = Difference(key="process:n:i", kind=Kind.PROCESS, message="m", remedy="r", node="n")
 
 
 @pytest.fixture(scope="module")
@@ -233,20 +239,18 @@ async def test_a_report_of_the_schedule_leaves_what_is_pending(place: Any) -> No
 
 
 async def test_differences_are_problems_until_they_are_gone(place: Any) -> None:
-    claim = Difference(key="claim:x", kind=Kind.CLAIM, message="m", remedy="r", module="x-1.0.0", job="j")
     hold = Difference(key="hold:x", kind=Kind.HOLD, message="m", remedy="r")
 
-    await place.runs.report_reconcile(Report(started=NOW, ended=NOW, differences=(claim, hold)))
+    await place.runs.report_reconcile(Report(started=NOW, ended=NOW, differences=(CLAIM, hold)))
     told = await listed(place)
-    await place.runs.report_reconcile(Report(started=NOW, ended=NOW, repaired=(claim,)))
+    await place.runs.report_reconcile(Report(started=NOW, ended=NOW, repaired=(CLAIM,)))
 
     assert told == ["difference:claim:x"]
     assert await listed(place) == []
 
 
 async def test_what_was_found_on_a_node_stands_until_that_node_is_looked_at_again(place: Any) -> None:
-    stray = Difference(key="process:n:i", kind=Kind.PROCESS, message="m", remedy="r", node="n")
-    await place.runs.report_reconcile(Report(started=NOW, ended=NOW, looked=("n",), differences=(stray,)))
+    await place.runs.report_reconcile(Report(started=NOW, ended=NOW, looked=("n",), differences=(STRAY,)))
 
     await place.runs.report_reconcile(Report(started=NOW, ended=NOW, silent=("n",)))
     while_silent = await listed(place)
@@ -254,6 +258,32 @@ async def test_what_was_found_on_a_node_stands_until_that_node_is_looked_at_agai
 
     assert while_silent == ["difference:process:n:i"]
     assert await listed(place) == []
+
+
+@pytest.mark.parametrize(
+    ("left", "options", "repair", "code", "lines"),
+    [
+        ((), (), True, 0, ["repaired\tclaim:x\tm\tr", "node away did not answer and was not looked at"]),
+        ((STRAY,), ("--dry-run",), False, 1, ["repaired\tclaim:x\tm\tr", "left\tprocess:n:i\tm\tr"]),
+    ],
+)
+async def test_the_command_line_asks_waits_and_shows(
+    place: Any, tmp_path: Path, left: Any, options: Any, repair: bool, code: int, lines: Any
+) -> None:
+    command = ["reconcile", "--home", str(tmp_path), "--gateway", place.url, *options]
+    before = ((await place.http.get("/_/reconcile")).json()["pending"] or {}).get("request")
+    running = asyncio.create_task(asyncio.to_thread(CliRunner().invoke, cli, command))
+    async with asyncio.timeout(20):
+        while (pending := (await place.http.get("/_/reconcile")).json()["pending"] or {}).get("request") in (None, before):
+            await asyncio.sleep(0.02)
+    await place.runs.report_reconcile(
+        Report(started=NOW, ended=NOW, request=pending["request"], differences=left, repaired=(CLAIM,), silent=("away",))
+    )
+    shown = await running
+
+    assert pending["repair"] is repair
+    assert shown.exit_code == code, shown.output
+    assert [line for line in lines if line not in shown.output.splitlines()] == []
 
 
 async def listed(place: Any) -> list[str]:
