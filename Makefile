@@ -9,7 +9,7 @@ QUICK_TESTS := tests/unit tests/property tests/workflows tests/contract
 
 .PHONY: help
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup:  ## Make .venv from the lock and fetch the Temporal command line
@@ -55,6 +55,10 @@ bench: setup  ## Measure; prints and keeps the figures
 .PHONY: soak
 soak: setup  ## The long tests
 	@$(BIN)/python -m pytest -q -m soak
+
+.PHONY: histories
+histories: setup  ## Record runs of every outcome for the replay tests, into a new folder [NAME=today]
+	@$(BIN)/python -m tests.workflows.record $(NAME)
 
 .PHONY: docs
 docs: setup  ## Write the reference pages that come from the code

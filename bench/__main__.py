@@ -18,14 +18,20 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
-from bench import held, proxy, start, tenants
+from bench import held, proxy, recovery, start, tenants
 from bench.figures import Figures
 from bench.memory import Memory
 from bench.progress import Progress
 from bench.stack import BenchError, running
 from uplift_cli.demo.errors import DemoError
 
-_PARTS = {"proxy": proxy.measure, "tenants": tenants.measure, "held": held.measure, "start": start.measure}
+_PARTS = {
+    "proxy": proxy.measure,
+    "tenants": tenants.measure,
+    "held": held.measure,
+    "start": start.measure,
+    "recovery": recovery.measure,
+}
 _CHOICES = (*_PARTS, "memory")
 _WIDE = 130
 """Columns where nobody says how many there are: a log."""
@@ -33,7 +39,7 @@ _WIDE = 130
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few of everything, in a minute: whether it works, not how fast")
+    parser.add_argument("--quick", action="store_true", help="few of everything, in some minutes: whether it works, not how fast")
     parser.add_argument(
         "--only",
         action="append",

@@ -2,7 +2,8 @@
 
 Run as `python module.py --id mod-bench-1.0.0 --port N --log FILE`. It answers `GET /bench/small/…` with 200 bytes and
 `GET /bench/large/…` with 100 kB. Tenant init takes as many seconds as its parameter `seconds` says; when it began and when it
-ended is written down, since what a tenant was held beyond that is ours.
+ended is written down, since what a tenant was held beyond that is ours. With the parameter `job` it is a job instead, over as
+soon as there is a file `<module>-<tenant>.gate` beside the log: it survives this process.
 """
 
 import argparse
@@ -26,12 +27,14 @@ _SMALL = _answer(b'"' + b"s" * (SMALL - 2) + b'"')
 _LARGE = _answer(b'"' + b"l" * (LARGE - 2) + b'"')
 _UP = _answer(b'"up"')
 _NOTHING = b"HTTP/1.1 204 No Content\r\n\r\n"
+_JOB = b"/_/tenant/"
 
 
 class Served(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, *, module: str, log: TextIO) -> None:
+    def __init__(self, *, module: str, log: TextIO, folder: Path) -> None:
+        self._folder = folder
         self._module = module
         self._log = log
         self._pending = b""
@@ -61,14 +64,27 @@ class Served(asyncio.Protocol):
             self._transport.write(_SMALL)
         elif data.startswith(b"GET /bench/large"):
             self._transport.write(_LARGE)
+        elif data.startswith(b"GET " + _JOB):
+            self._transport.write(_answer(self._job(_header(data, b"x-okapi-tenant"))))
+        elif data.startswith(b"DELETE "):
+            self._transport.write(_NOTHING)
         else:
             self._transport.write(_UP)
+
+    def _job(self, tenant: bytes | None) -> bytes:
+        name = (tenant or b"").decode()
+        complete = (self._folder / f"{self._module}-{name}.gate").exists()
+        return json.dumps({"id": name, "tenant": name, "complete": complete}).encode()
 
     async def _init(self, head: bytes, body: bytes) -> None:
         begun = time.time()
         parameters = {item["key"]: item.get("value") for item in (json.loads(body) if body else {}).get("parameters") or []}
-        await asyncio.sleep(float(parameters.get("seconds") or 0))
         tenant = (_header(head, b"x-okapi-tenant") or b"").decode()
+        if parameters.get("job"):
+            location = b"201 Created\r\nLocation: " + _JOB + tenant.encode()
+            self._transport.write(_answer(self._job(tenant.encode()), status=location))
+            return
+        await asyncio.sleep(float(parameters.get("seconds") or 0))
         line = {"module": self._module, "tenant": tenant, "begun": begun, "ended": time.time()}
         self._log.write(json.dumps(line) + "\n")
         self._transport.write(_NOTHING)
@@ -85,7 +101,7 @@ def _header(head: bytes, name: bytes) -> bytes | None:
 async def _serve(module: str, port: int, log: Path) -> None:
     with log.open("a", buffering=1, encoding="utf-8") as lines:
         server = await asyncio.get_running_loop().create_server(
-            lambda: Served(module=module, log=lines), "127.0.0.1", port, backlog=1024
+            lambda: Served(module=module, log=lines, folder=log.parent), "127.0.0.1", port, backlog=1024
         )
         await server.serve_forever()
 

@@ -65,7 +65,7 @@ class Site:
         self.stack = stack
         self.http = http
         self.start_seconds = start_seconds
-        self._log = log
+        self.log = log
         self._version = 0
 
     async def call(self, method: str, path: str, body: Any = None, *, tenant: str = "") -> Any:
@@ -98,7 +98,7 @@ class Site:
                     {"id": "bench", "version": "1.0", "handlers": [handler]},
                     {"id": "_tenant", "version": "1.2", "interfaceType": "system", "handlers": [system]},
                 ],
-                "launchDescriptor": {"exec": f"{sys.executable} {_MODULE} --id {module} --port %p --log {self._log}"},
+                "launchDescriptor": {"exec": f"{sys.executable} {module_command(module, self.log)}"},
                 "metadata": {"uplift": {"undo": "module"}},
             },
         )
@@ -114,8 +114,12 @@ class Site:
 
     def inits(self) -> dict[tuple[str, str], tuple[float, float]]:
         """Begin and end of every tenant init, by module and tenant, in seconds since the epoch."""
-        lines = [json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
         return {(line["module"], line["tenant"]): (line["begun"], line["ended"]) for line in lines}
+
+    def gate(self, module: str, tenant: str) -> Path:
+        """The file that ends a tenant-init job of the bench module by being there."""
+        return self.log.with_name(f"{module}-{tenant}.gate")
 
     async def temporal(self) -> Client:
         """A client of the stack's Temporal."""
@@ -178,6 +182,11 @@ async def running(home: Path, say: Callable[[str], None]) -> AsyncIterator[Site]
     finally:
         say("stopping")
         await asyncio.shield(stack.stop())
+
+
+def module_command(module: str, log: Path) -> str:
+    """What starts the bench module as a version, after the interpreter; `%p` is its port."""
+    return f"{_MODULE} --id {module} --port %p --log {log}"
 
 
 def _busy() -> float:

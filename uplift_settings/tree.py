@@ -197,6 +197,15 @@ class WorkerSettings(_Group):
         2.0,
         description="Seconds before another worker takes over the runs of one that died; Temporal's own default is 10.",
     )
+    build: str = Field(
+        "",
+        pattern=r"^[^\s:]{0,200}$",
+        description="Name of this build, new with each release: a job ends on the build that it began on. Empty: jobs go to any.",
+    )
+    make_current: bool = Field(
+        default=True,
+        description="Whether a build that starts for the first time gets new jobs at once. Off: somebody decides, by hand.",
+    )
     keeper_interval: Seconds = Field(
         2.0, description="Seconds between looks for instances of this node that died and are started again."
     )

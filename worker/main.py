@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 from temporalio import activity
 from temporalio.client import Client
@@ -27,6 +28,7 @@ from upgrade_core.runs import MODULE_VERSION, node_queue
 from uplift_settings import SecretError, Settings, SettingsError, load, read_secret
 from uplift_settings.logs import log_to_stderr
 from uplift_settings.tracing import start_tracing
+from worker.builds import BuildNotCurrent, deployment_config, make_current, workflows_of
 from worker.guard import ForeignPackage, check_packages
 from worker.keeper import Keeper
 from worker.schedules import Upkeep
@@ -56,7 +58,7 @@ def main() -> None:
         log_to_stderr(settings.log, facts=step_facts)
         asyncio.run(_serve(settings))
         code = 0
-    except (SettingsError, SecretError, TemporalUnavailable, ForeignPackage, RPCError) as error:
+    except (SettingsError, SecretError, TemporalUnavailable, ForeignPackage, BuildNotCurrent, RPCError) as error:
         _log.error("%s", error)
         code = 1
     sys.stdout.flush()
@@ -115,6 +117,8 @@ async def _serve(settings: Settings) -> None:
         calls = ModuleCalls(gateway=gateway, settings=settings.init, on_request=on_request)
         for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances, steps=steps, calls=calls):
             await stack.enter_async_context(worker)
+        if settings.worker.build and settings.worker.make_current:
+            await make_current(temporal, build=settings.worker.build, deadline=settings.temporal.connect_timeout)
         keeping = asyncio.create_task(keeper.run())
         upkeep = Upkeep(
             temporal=temporal,
@@ -129,11 +133,18 @@ async def _serve(settings: Settings) -> None:
         ready.write_text(f"{os.getpid()}\n", encoding="utf-8")
         _log.info("worker polls %s as node %s", settings.temporal.task_queue, settings.worker.node)
         await stop.wait()
-        ready.unlink(missing_ok=True)
+        _unmark(ready)
         keeping.cancel()
         upkeeping.cancel()
     if tracing is not None:
         await asyncio.to_thread(tracing.close)
+
+
+def _unmark(ready: Path) -> None:
+    """Take the mark away, unless it is a successor's that shares the folder."""
+    with contextlib.suppress(FileNotFoundError):
+        if ready.read_text(encoding="utf-8").strip() == str(os.getpid()):
+            ready.unlink()
 
 
 def build_gateway_steps(settings: Settings, *, temporal: Client, gateway: GatewayClient) -> GatewayActivities:
@@ -157,7 +168,10 @@ def build_workers(
     steps: GatewayActivities,
     calls: ModuleCalls,
 ) -> tuple[Worker, Worker]:
-    """The worker of the common queue, and the one of this node's own queue."""
+    """The worker of the common queue, and the one of this node's own queue.
+
+    The second runs no workflows and belongs to no build: steps on a node are done by whatever worker that node has.
+    """
     queue = settings.temporal.task_queue
     checks = CheckActivities(gateway=gateway, data=settings.data, snapshots=settings.snapshots, verify=settings.verify)
     copies = SnapshotActivities(
@@ -191,7 +205,7 @@ def build_workers(
     common = Worker(
         temporal,
         task_queue=queue,
-        workflows=list(WORKFLOWS),
+        workflows=workflows_of(settings.worker.build, WORKFLOWS),
         activities=[
             steps.begin, steps.acquire, steps.give_back, steps.update, steps.switch, steps.resume_old, steps.release,
             steps.set_phase, steps.finish, checks.check, checks.verify, copies.take, init.start, init.follow, init.undo,
@@ -199,6 +213,7 @@ def build_workers(
             reconcile.report,
         ],
         workflow_runner=workflow_runner(),
+        deployment_config=deployment_config(settings.worker.build),
         max_concurrent_activities=settings.worker.max_activities,
         max_concurrent_workflow_tasks=settings.worker.max_workflow_tasks,
         max_cached_workflows=settings.worker.cached_runs,

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from temporalio import workflow
+from temporalio.common import VersioningBehavior
 from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
@@ -102,3 +103,21 @@ class ModuleVersion:
     def _note(self, line: str) -> None:
         self._tree.append(f"- {line[:300]}")
         workflow.set_current_details("\n".join(self._tree[-40:]))
+
+
+@workflow.defn(name=MODULE_VERSION, versioning_behavior=VersioningBehavior.AUTO_UPGRADE)
+class MovingModuleVersion(ModuleVersion):
+    """`ModuleVersion` on a worker with a build: it lives for weeks, so it moves to each new build, by patches.
+
+    A class of its own since Temporal refuses the answers of a worker without a build that say how a run moves.
+    """
+
+    @workflow.init
+    def __init__(self, request: ModuleVersionRequest) -> None:
+        """Nothing is done yet."""
+        super().__init__(request)
+
+    @workflow.run
+    async def run(self, request: ModuleVersionRequest) -> str:
+        """Deploy, wait to be needed no more, retire."""
+        return await super().run(request)

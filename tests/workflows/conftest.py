@@ -1,10 +1,13 @@
 """A real Temporal server, and scripted activities behind the real signatures."""
 
 import asyncio
+import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -278,6 +281,37 @@ async def queue(temporal: Client, stage: Stage) -> AsyncIterator[str]:
         Worker(temporal, task_queue=f"{name}-node-here", activities=activities(stage)),
     ):
         yield name
+
+
+@pytest.fixture(scope="session")
+def scripted(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
+    """The activities that play the script, for workers of a test's own."""
+    return activities(stage)
+
+
+@pytest.fixture
+def variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], type]]:
+    """Makes a workflow whose source differs: where it is, what stands there, what stands there then.
+
+    It gets a file of its own, since the sandbox imports it anew for each run.
+    """
+    made: list[str] = []
+
+    def make(module: str, old: str, new: str) -> type:
+        file = import_module(f"workflows.{module}").__file__
+        assert file is not None
+        source = Path(file).read_text(encoding="utf-8")
+        assert source.count(old) == 1, f"workflows/{module}.py has changed, and has this no more: {old}"
+        name = f"changed_{module}_{uuid.uuid4().hex}"
+        (tmp_path / f"{name}.py").write_text(source.replace(old, new), encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        made.append(name)
+        workflow: type = getattr(import_module(name), module.title().replace("_", ""))
+        return workflow
+
+    yield make
+    for name in made:
+        del sys.modules[name]
 
 
 @pytest.fixture

@@ -1,81 +1,336 @@
-"""Records histories of real runs for `test_replay.py`, from an embedded stack of its own: `python tests/workflows/record.py`."""
+"""Records histories of real runs for `test_replay.py`, from an embedded stack of its own: `make histories [NAME=folder]`.
 
+Every outcome of a job, every undo mode, every kind of change and each end of a module version's run. A folder is written once:
+what older builds recorded stays, since it stands for runs that began on them. What replay does not look at is left out (arguments
+of steps, summaries, identities), and so is what belongs to the machine.
+"""
+
+import argparse
 import asyncio
+import base64
 import json
+import os
 import re
-import subprocess
+import shutil
+import signal
+import socket
 import sys
 import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-from temporalio.client import Client, WorkflowFailureError
-from temporalio.contrib.pydantic import pydantic_data_converter
+import psutil
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 
 from examples.descriptors import descriptor
+from tests.e2e.conftest import CONFIG, PATIENCE, ROOT, Stack, start
 
-FOLDER = Path(__file__).parents[1] / "histories"
-TENANT = "recorded"
+HISTORIES = Path(__file__).parents[1] / "histories"
+_PARALLEL = 3
+_DROPPED = {
+    "identity", "stackTrace", "userMetadata", "binaryChecksum", "workerVersion", "meteringMetadata", "taskId", "requestId",
+    "historySizeBytes", "headers", "prevAutoResetPoints", "lastHeartbeatDetails",
+}  # fmt: skip
+_WITHOUT_INPUT = {"activityTaskScheduledEventAttributes", "startChildWorkflowExecutionInitiatedEventAttributes"}
 
 
-async def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="uplift-record-") as home:
-        config = Path(home) / "uplift.toml"
-        config.write_text("[deploy]\nretire_after = 1\n")
-        command = ("-m", "uplift_cli.main", "up", "--home", home, "--port", "0", "--config", str(config))
-        process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        url = (await process.stdout.readline()).decode().removeprefix("ready: ").strip()
+class Recorder:
+    """Writes histories of one stack's runs.
+
+    Args:
+        stack: The stack.
+        client: Of its Temporal.
+        folder: Where they are written.
+    """
+
+    def __init__(self, *, stack: Stack, client: Client, folder: Path) -> None:
+        self.stack = stack
+        self.client = client
+        self.folder = folder
+        self._begun = time.monotonic()
+        self._private = sorted(
+            {str(stack.home), str(ROOT), sys.prefix, str(Path(sys.executable).parent), str(Path.home()), socket.gethostname()},
+            key=len,
+            reverse=True,
+        )
+
+    def say(self, line: str) -> None:
+        """One line of progress."""
+        print(f"{time.monotonic() - self._begun:5.0f} s  {line}", flush=True)
+
+    async def keep(self, name: str, run: str) -> None:
+        """Write down a run's history when it has ended."""
+        handle = self.client.get_workflow_handle(run)
+        ended = "completed"
         try:
-            async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-                state = json.loads((Path(home) / "stack.json").read_text())
-                address = f"127.0.0.1:{state['ports']['temporal']}"
-                await record(http, await Client.connect(address, data_converter=pydantic_data_converter))
-        finally:
-            process.terminate()
-            await process.wait()
+            await handle.result()
+        except WorkflowFailureError as error:
+            ended = str(error.cause)
+        await self._write(name, handle)
+        self.say(f"{name}: {ended[:90]}")
+
+    async def keep_open(self, name: str, run: str) -> None:
+        """Write down the history of a run that goes on."""
+        await self._write(name, self.client.get_workflow_handle(run))
+        self.say(f"{name}: goes on")
+
+    async def job(self, name: str, row: dict[str, Any], product: str) -> None:
+        """Both runs of a job of one group."""
+        await self.keep(f"tenant-job-{name}", row["id"])
+        await self.keep(f"group-change-{name}", f"{row['id']}/1-{product}")
+
+    async def _write(self, name: str, handle: WorkflowHandle[Any, Any]) -> None:
+        history = json.loads((await handle.fetch_history()).to_json())
+        events = ",\n".join(json.dumps(self._clean(event), ensure_ascii=False) for event in history["events"])
+        (self.folder / f"{name}.json").write_text(f'{{"events": [\n{events}\n]}}\n', encoding="utf-8")
+
+    def _clean(self, value: Any) -> Any:
+        """Without what replay does not look at, and without names of this machine, also inside payloads."""
+        if isinstance(value, list):
+            return [self._clean(item) for item in value]
+        if isinstance(value, str):
+            for word in self._private:
+                value = value.replace(word, "-")
+            return value
+        if not isinstance(value, dict):
+            return value
+        kept = {key: self._clean(item) for key, item in value.items() if key not in _DROPPED}
+        for key in _WITHOUT_INPUT & kept.keys():
+            kept[key].pop("input", None)
+        if "data" in value and "metadata" in value:
+            text = self._clean(base64.b64decode(value["data"]).decode())
+            kept["data"] = base64.b64encode(text.encode()).decode()
+        return kept
 
 
-async def record(http: httpx.AsyncClient, client: Client) -> None:
-    for version in ("1.0.0", "2.0.0", "3.0.0"):
-        (await http.post("/_/proxy/modules", json=descriptor("mod-users", version, python=sys.executable))).raise_for_status()
-    (await http.post("/_/proxy/tenants", json={"id": TENANT})).raise_for_status()
-    await job(http, "mod-users-1.0.0")
-    aborted = await job(http, "mod-users-2.0.0", "tenantParameters=migrationSeconds%3D30", abort=True)
-    done = await job(http, "mod-users-2.0.0")
-    failed = await job(http, "mod-users-3.0.0")
-    await save(client, "tenant-job-done", done["id"])
-    await save(client, "tenant-job-rolled-back", failed["id"])
-    await save(client, "tenant-job-aborted", aborted["id"])
-    await save(client, "group-change-done", f"{done['id']}/1-mod-users")
-    await save(client, "group-change-rolled-back", f"{failed['id']}/1-mod-users")
-    await save(client, "group-change-aborted", f"{aborted['id']}/1-mod-users")
-    await save(client, "module-version-retired", "module/mod-users-1.0.0")
+async def _versions(record: Recorder, *, dialect: str = "okapi2", **uplift: Any) -> tuple[str, str]:
+    """A tenant on 1.0.0 of a product that has a 2.0.0."""
+    stack = record.stack
+    tenant, product = await stack.tenant(), stack.product()
+    await stack.register(*(stack.descriptor(product, version, dialect=dialect, **uplift) for version in ("1.0.0", "2.0.0")))
+    await stack.install(tenant, f"{product}-1.0.0")
+    return tenant, product
 
 
-async def job(http: httpx.AsyncClient, module: str, query: str = "", *, abort: bool = False) -> dict[str, Any]:
-    answer = await http.post(f"/_/proxy/tenants/{TENANT}/install?async=true&{query}", json=[{"id": module}])
-    path = answer.headers["Location"]
-    while not (row := (await http.get(path)).json())["complete"]:
-        if abort and row["phase"] == "migrating":
-            await http.delete(path)
-            abort = False
+def _init(**parameters: str) -> str:
+    """The part of a query that tells the recording module what tenant init does."""
+    return "tenantParameters=" + ",".join(f"{key}%3D{value}" for key, value in parameters.items())
+
+
+async def _phase(record: Recorder, job: str, phase: str) -> dict[str, Any]:
+    row: dict[str, Any] = await record.stack.until(job, lambda row: row["phase"] == phase or row["complete"])
+    assert row["phase"] == phase, row
+    return row
+
+
+async def _decide(record: Recorder, run: str, decision: str) -> None:
+    await record.client.get_workflow_handle(run).execute_update("resolve", decision)
+
+
+async def kinds_of_change(record: Recorder) -> None:
+    stack = record.stack
+    tenant, product = await stack.tenant(), stack.product()
+    await stack.register(*(stack.descriptor(product, version) for version in ("1.0.0", "2.0.0")))
+    for kind, module, options in (
+        ("install", f"{product}-1.0.0", {"query": _init(do="job")}),
+        ("upgrade", f"{product}-2.0.0", {"query": _init(do="job", seconds="0.3")}),
+        ("downgrade", f"{product}-1.0.0", {}),
+        ("reinstall", f"{product}-1.0.0", {"query": "reinstall=true"}),
+        ("disable", f"{product}-1.0.0", {"action": "disable"}),
+        ("purge", f"{product}-1.0.0", {"action": "disable", "query": "purge=true"}),
+    ):
+        if kind == "purge":
+            await stack.install(tenant, module)
+        await record.job(f"{kind}-done", await stack.install(tenant, module, **options), product)
+
+
+async def snapshot(record: Recorder) -> None:
+    stack, product = record.stack, "mod-users"
+    for version in ("1.0.0", "2.0.0", "2.2.0", "3.0.0"):
+        await stack.register(descriptor(product, version, python=sys.executable))
+    tenant = await stack.tenant()
+    await stack.install(tenant, f"{product}-1.0.0")
+    await record.job("undo-snapshot-rolled-back", await stack.install(tenant, f"{product}-3.0.0"), product)
+    reversed_ = await stack.install(tenant, f"{product}-2.2.0", query="undo=reversible")
+    await record.job("undo-reversible-rolled-back", reversed_, product)
+    await record.job("snapshot-done", await stack.install(tenant, f"{product}-2.0.0"), product)
+    await record.keep("module-version-retired", f"module/{product}-1.0.0")
+
+
+async def undo_without_copies(record: Recorder) -> None:
+    for mode in ("module", "compatible"):
+        tenant, product = await _versions(record, undo=mode)
+        row = await record.stack.install(tenant, f"{product}-2.0.0", query=_init(do="500"))
+        await record.job(f"undo-{mode}-rolled-back", row, product)
+
+
+async def warnings(record: Recorder) -> None:
+    tenant, product = await _versions(record, dialect="uplift")
+    row = await record.stack.install(tenant, f"{product}-2.0.0", query=_init(do="job", warn="odd"))
+    await record.job("done-with-warnings", row, product)
+
+
+async def undo_hold_point(record: Recorder) -> None:
+    for decisions in (("skip",), ("retry", "skip")):
+        tenant, product = await _versions(record, undo="forward_only")
+        job = await record.stack.begin(tenant, f"{product}-2.0.0", query=_init(do="500"))
+        row = await _phase(record, job, "needs_operator")
+        run = f"{row['id']}/1-{product}"
+        for decision in decisions:
+            while True:  # after `retry` it takes a moment until it waits again
+                try:
+                    await _decide(record, run, decision)
+                    break
+                except WorkflowUpdateFailedError:
+                    await asyncio.sleep(0.1)
+        name = "-".join(("undo-forward-only", *decisions, "rollback-failed"))
+        await record.job(name, await record.stack.ended(job), product)
+
+
+async def init_hold_point(record: Recorder) -> None:
+    for decision, end in (("retry", "done"), ("skip", "rolled-back")):
+        tenant, product = await _versions(record, dialect="uplift")
+        job = await record.stack.begin(tenant, f"{product}-2.0.0", query=_init(do="200", seconds="3"))
+        await _phase(record, job, "migrating")
+        module = f"{product}-2.0.0"
+        while not await record.stack.inits(module, tenant):
+            await asyncio.sleep(0.05)
+        _kill(str(record.stack.log), module)
+        row = await _phase(record, job, "needs_operator")
+        while not await record.stack.instances(module):
+            await asyncio.sleep(0.1)
+        await _decide(record, f"{row['id']}/1-{product}", decision)
+        await record.job(f"init-unknown-{decision}-{end}", await record.stack.ended(job), product)
+
+
+async def aborts(record: Recorder) -> None:
+    tenant, product = await _versions(record)
+    job = await record.stack.begin(tenant, f"{product}-2.0.0", query=_init(do="hang"))
+    await _phase(record, job, "migrating")
+    while not await record.stack.inits(f"{product}-2.0.0", tenant):
         await asyncio.sleep(0.05)
-    return dict(row)
+    await record.stack.http.delete(job)
+    await record.job("aborted", await record.stack.ended(job), product)
+    await record.keep("module-version-restarted", f"module/{product}-2.0.0")
 
 
-async def save(client: Client, name: str, run: str) -> None:
-    handle = client.get_workflow_handle(run)
-    try:
-        await handle.result()
-    except WorkflowFailureError as error:
-        print(f"{name}: {error.cause}")
-    history = json.loads((await handle.fetch_history()).to_json())
-    text = re.sub(r'"identity": "[^"]*"', '"identity": "worker"', json.dumps(history, indent=1))
-    text = re.sub(r'"stackTrace": "(\\.|[^"\\])*"', '"stackTrace": ""', text)
-    (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+async def abort_after_the_switch(record: Recorder) -> None:
+    stack = record.stack
+    tenant, product = await stack.tenant(), stack.product()
+    await stack.register(stack.descriptor(product, "1.0.0"), stack.descriptor(product, "2.0.0", soak=600))
+    await stack.install(tenant, f"{product}-1.0.0")
+    job = await record.stack.begin(tenant, f"{product}-2.0.0")
+    await _phase(record, job, "watching")
+    await record.stack.http.delete(job)
+    await record.job("watched-aborted", await record.stack.ended(job), product)
+
+
+async def soaked(record: Recorder) -> None:
+    tenant, product = await _versions(record, soak=0.5)
+    await record.job("watched-done", await record.stack.install(tenant, f"{product}-2.0.0"), product)
+
+
+async def never_deployed(record: Recorder) -> None:
+    stack = record.stack
+    tenant, product = await stack.tenant(), stack.product()
+    await stack.register(stack.descriptor(product, "1.0.0", start="exit"))
+    await record.job("not-deployed-rolled-back", await stack.install(tenant, f"{product}-1.0.0"), product)
+    await record.keep("module-version-failed", f"module/{product}-1.0.0")
+
+
+async def needed_again(record: Recorder) -> None:
+    """Nobody needs it, but by the time it looks somebody does: it stays. Then it waits, open."""
+    _, product = await _versions(record)
+    run = record.client.get_workflow_handle(f"module/{product}-1.0.0")
+    await run.signal("unneeded", True)
+    while "deploy.retire" not in (await run.fetch_history()).to_json():
+        await asyncio.sleep(0.1)
+    other = await record.stack.tenant()
+    await record.stack.install(other, f"{product}-1.0.0")
+    await record.keep_open("module-version-stays", run.id)
+
+
+async def failed(record: Recorder) -> None:
+    """A job that asks for what has been done by the time its turn comes."""
+    tenant, product = await _versions(record)
+    stack, module = record.stack, f"{product}-2.0.0"
+    first = await stack.begin(tenant, module, query=_init(do="job", seconds="2"))
+    await _phase(record, first, "migrating")
+    await stack.begin(tenant, f"{product}-1.0.0", action="disable")
+    late = await stack.begin(tenant, f"{product}-1.0.0", action="disable")
+    row = await stack.ended(late)
+    assert row["outcome"] == "failed", row
+    await record.keep("tenant-job-failed", row["id"])
+
+
+async def several_groups(record: Recorder) -> None:
+    stack = record.stack
+    for name, parallel, options, expected in (
+        ("parallel-done", 3, {}, "done"),
+        ("groups-rolled-back", 1, {"query": _init(do="500")}, "rolled_back"),
+        ("ignore-errors-rolled-back", 1, {"query": _init(do="500") + "&ignoreErrors=true"}, "rolled_back"),
+    ):
+        tenant, products = await stack.tenant(), [stack.product() for _ in range(3)]
+        await stack.register(*(stack.descriptor(product, "1.0.0") for product in products))
+        query = "&".join(word for word in (options.get("query", ""), f"parallel={parallel}") if word)
+        row = await stack.install(tenant, *(f"{product}-1.0.0" for product in products), query=query)
+        assert row["outcome"] == expected, row
+        await record.keep(f"tenant-job-{name}", row["id"])
+
+
+def _kill(*words: str) -> None:
+    for process in psutil.process_iter(["cmdline"]):
+        if set(words) <= set(process.info["cmdline"] or []):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+SCENARIOS: tuple[Callable[[Recorder], Awaitable[None]], ...] = (
+    abort_after_the_switch, kinds_of_change, snapshot, init_hold_point, undo_hold_point, undo_without_copies, warnings, aborts,
+    soaked, never_deployed, needed_again, failed, several_groups,
+)  # fmt: skip
+
+
+async def main(name: str) -> None:
+    """Record into a new folder."""
+    folder = HISTORIES / name
+    if folder.exists():
+        sys.exit(f"{folder} is there already: histories of a build are recorded once; give another NAME")
+    home = Path(tempfile.mkdtemp(prefix="uplift-record-"))
+    parts = Path(tempfile.mkdtemp(prefix="uplift-histories-"))
+    (home / "uplift.toml").write_text(CONFIG, encoding="utf-8")
+    (home / "recorder.jsonl").touch()
+    print(f"starting a stack in {home}", flush=True)
+    process, url = await start(home)
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=httpx.Limits(max_connections=None)) as http:
+        stack = Stack(home=home, url=url, process=process, http=http, log=home / "recorder.jsonl")
+        try:
+            record = Recorder(stack=stack, client=await stack.temporal(), folder=parts)
+            slots = asyncio.Semaphore(_PARALLEL)
+
+            async def one(scenario: Callable[[Recorder], Awaitable[None]]) -> None:
+                async with slots:
+                    await scenario(record)
+
+            await asyncio.gather(*(one(scenario) for scenario in SCENARIOS))
+        finally:
+            print("stopping the stack", flush=True)
+            await stack.down()
+    shutil.copytree(parts, folder)  # only now: a folder that is there is whole
+    shutil.rmtree(parts)
+    shutil.rmtree(home)
+    print(f"recorded {len(list(folder.glob('*.json')))} histories in {folder}")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    parser = argparse.ArgumentParser(prog="make histories", description=__doc__)
+    parser.add_argument("name", nargs="?", default=f"{datetime.now(UTC):%Y-%m-%d}", help="the folder [default: today's date]")
+    chosen: str = parser.parse_args().name
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]*", chosen):
+        sys.exit(f"{chosen!r} is no name of a folder")
+    asyncio.run(main(chosen))
+    sys.stdout.flush()
+    os._exit(0)  # the SDK's runtime may crash in a regular interpreter exit
