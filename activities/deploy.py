@@ -10,7 +10,7 @@ from temporalio import activity
 from activities.signatures import DeploySteps, ModuleRef, Placement, Retirement
 from activities.translate import beating, translated
 from deployers import Deployer, Launch, Running
-from gateway_client import GatewayClient, Instance, Version
+from gateway_client import GatewayClient, Instance, NotFound, Version
 from uplift_settings.tree import DeploySettings
 
 GATEWAY_URL = "UPLIFT_GATEWAY_URL"
@@ -62,6 +62,52 @@ class NodeInstances:
                 _log.warning("%s died; it is started again", ours.id)
             if running is None or running.generation != ours.generation or running.url != ours.url:
                 await self._start(module)
+
+    async def running(self) -> tuple[Running, ...]:
+        """What runs here by the deployer's own record.
+
+        Raises:
+            DeployError: A record cannot be read.
+        """
+        return await self._deployer.list()
+
+    async def stop_stray(self, module: str, instance: str, generation: str) -> str:
+        """Stop a process of a version that nobody needs and that is registered nowhere.
+
+        The version is marked as on its way out meanwhile, so that nobody can come to need it.
+
+        Returns:
+            Why it was left; empty if it is stopped.
+        """
+        async with self._lock(module):
+            running = await self._deployer.find(instance)
+            if running is None or running.generation != generation or running.module_id != module:
+                return "another process runs by now, or none"
+            try:
+                version = await self._gateway.version(module)
+            except NotFound:  # a module that is not registered is claimed by nobody
+                await self._deployer.stop(instance)
+                return ""
+            if version.retiring or _nodes(version):
+                return "the version is registered or on its way out by now"
+            if left := await self._mark(module):
+                return left
+            await self._deployer.stop(instance)
+            await self._gateway.retired(module)
+            _log.info("%s, which nobody needed and which was not registered, is stopped", instance)
+            return ""
+
+    async def _mark(self, module: str) -> str:
+        """Mark a version as on its way out; who needs it, if somebody does."""
+        version = await self._gateway.retire(module)
+        while not version.retiring and not version.needed_by:
+            await asyncio.sleep(_DRAIN_PAUSE)
+            version = await self._gateway.retire(module)
+        if version.needed_by:
+            return f"it is needed by {', '.join(version.needed_by)}"
+        if _nodes(version):  # registered in the last moment: its retirement is a run's business
+            return "it is registered by now"
+        return ""
 
     async def _start(self, module: str) -> None:
         descriptor = await self._gateway.descriptor(module)

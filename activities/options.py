@@ -96,3 +96,29 @@ DEPLOY = Options(
 
 TIMED = Options(start_to_close_timeout=timedelta(seconds=30), retry_policy=_PATIENT)
 """Looks that nobody waits for."""
+
+
+def node_look(seconds: float) -> Options:
+    """A look at a node of a reconcile run: a node whose worker is away is told as silent, not waited for."""
+    return Options(schedule_to_close_timeout=timedelta(seconds=seconds), retry_policy=_SOON)
+
+
+COMPARE = Options(start_to_close_timeout=timedelta(minutes=2), retry_policy=_PATIENT)
+"""Comparing in a reconcile run: nobody waits for it."""
+
+REPAIR = Options(
+    start_to_close_timeout=timedelta(minutes=3),
+    heartbeat_timeout=timedelta(seconds=10),
+    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+    cancellation_type=_WAIT,
+)
+"""A repair of a reconcile run: what cannot be repaired is told; the next run tries it again."""
+
+REPAIR_ON_NODE = Options(
+    start_to_close_timeout=timedelta(minutes=3),
+    schedule_to_close_timeout=timedelta(minutes=4),
+    heartbeat_timeout=timedelta(seconds=10),
+    retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
+    cancellation_type=_WAIT,
+)
+"""As REPAIR, on a node whose worker may have gone away meanwhile."""

@@ -7,6 +7,7 @@ from temporalio import activity
 from upgrade_core.descriptors import Undo
 from upgrade_core.known import Fact
 from upgrade_core.plan import Change, Plan
+from upgrade_core.reconcile import Found, NodeView, Repair, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +243,57 @@ class Retirement:
     needed_by: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """What a reconcile run looks at.
+
+    Attributes:
+        nodes: The nodes.
+        settle: Seconds between its two looks.
+        node_wait: Seconds that a look at a node may take.
+    """
+
+    nodes: tuple[str, ...] = ()
+    settle: float = 10.0
+    node_wait: float = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRef:
+    """Names a node."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """What the nodes have."""
+
+    nodes: tuple[NodeView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairStep:
+    """One repair of a reconcile run."""
+
+    repair: Repair
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """Whether a repair was made; if not, why not."""
+
+    done: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportStep:
+    """What a reconcile run came to."""
+
+    report: Report
+
+
 class GatewaySteps:
     """Steps that the gateway does."""
 
@@ -369,4 +421,42 @@ class DeploySteps:
     @activity.defn(name="deploy.retired")
     async def retired(self, request: ModuleRef) -> None:
         """Say that a version is gone."""
+        raise NotImplementedError
+
+
+class ReconcileSteps:
+    """Comparing what rows, runs, processes and files say (requirement D3)."""
+
+    @activity.defn(name="reconcile.begin")
+    async def begin(self) -> Reach:
+        """Which nodes are to be looked at."""
+        raise NotImplementedError
+
+    @activity.defn(name="reconcile.compare")
+    async def compare(self, request: Views) -> Found:
+        """Compare what the nodes have with the gateway's rows and Temporal's open runs."""
+        raise NotImplementedError
+
+    @activity.defn(name="reconcile.repair")
+    async def repair(self, request: RepairStep) -> Repaired:
+        """Repair one difference, if it is still one."""
+        raise NotImplementedError
+
+    @activity.defn(name="reconcile.report")
+    async def report(self, request: ReportStep) -> None:
+        """Tell the gateway what a run came to."""
+        raise NotImplementedError
+
+
+class NodeReconcileSteps:
+    """As `ReconcileSteps`, on one node."""
+
+    @activity.defn(name="reconcile.node")
+    async def look(self, request: NodeRef) -> NodeView:
+        """Processes and files of this node."""
+        raise NotImplementedError
+
+    @activity.defn(name="reconcile.repair_on_node")
+    async def repair(self, request: RepairStep) -> Repaired:
+        """Repair one difference of this node, if it is still one."""
         raise NotImplementedError

@@ -22,6 +22,7 @@ from gateway.routing import RoutingTable
 from gateway.store import DatabaseError, Totals, TotalsStore
 from gateway.timings import Timings
 from upgrade_core.protocol import Hold
+from upgrade_core.reconcile import Kind as DifferenceKind
 
 Kind = Literal["counter", "gauge", "histogram"]
 _PREFIX = "uplift_gateway_"
@@ -81,6 +82,14 @@ _ROWS: tuple[tuple[str, Kind, str, str], ...] = (
         "holds_left", "gauge", "",
         ("Holds that no run will open: `uplift resolve` settles them. The same at every replica; absent while Postgres is"
         " away."),
+    ),
+    (
+        "differences", "gauge", "kind",
+        "What the last reconcile run found and left, by kind. The same at every replica; absent while Postgres is away.",
+    ),
+    (
+        "reconcile_age_seconds", "gauge", "",
+        "Seconds since the last report of a reconcile run. The same at every replica; absent without one, or without Postgres.",
     ),
     ("jobs_open", "gauge", "", "Install jobs that have not ended. The same at every replica; absent while Postgres is away."),
 )  # fmt: skip
@@ -182,6 +191,11 @@ class Metrics(Collector):
         yield _value("database_away", platform.database.away)
         yield _value("outbox_pending", None if self._read is None else self._read.outbox)
         yield _value("holds_left", None if self._read is None else self._read.left)
+        yield _gauge(
+            "differences",
+            {} if self._read is None else {(str(kind),): self._read.differences.get(kind, 0) for kind in DifferenceKind},
+        )
+        yield _value("reconcile_age_seconds", None if self._read is None else self._read.reconciled)
         yield _value("jobs_open", None if self._read is None else self._read.jobs)
 
 

@@ -37,9 +37,12 @@ from upgrade_core.decisions import held_groups
 from upgrade_core.plan import Plan
 from upgrade_core.problems import database_differs, run_lost
 from upgrade_core.runs import (
+    RECONCILE,
+    RECONCILE_RUN,
     RESOLVE_JOB,
     TENANT_JOB,
     HoldPointState,
+    ReconcileRequest,
     ResolveRequest,
     TenantJobRequest,
     group_run_id,
@@ -92,6 +95,7 @@ class Pipelines:
             try:
                 client = await self._connect()
                 await self._start(client)
+                await self._start_reconcile(client)
                 for_lost = loop.time() - looked >= LOOK_FOR_LOST_EVERY * self._platform.settings.sweep_interval
                 await self._look(client, for_lost=for_lost)
                 looked = loop.time() if for_lost else looked
@@ -141,6 +145,22 @@ class Pipelines:
                 _log.exception("job %s cannot be started", row.id)  # the others can
                 continue
             await self._platform.jobs.set_started(row.id)
+
+    async def _start_reconcile(self, client: Client) -> None:
+        """Start the reconcile run that somebody asked for, when the one before has ended."""
+        row = await self._platform.reconcile.row()
+        if row.request is None or row.started:
+            return
+        with contextlib.suppress(WorkflowAlreadyStartedError):
+            await client.start_workflow(
+                RECONCILE,
+                ReconcileRequest(request=row.request, repair=row.repair),
+                id=RECONCILE_RUN,
+                task_queue=self._settings.task_queue,
+                static_summary="reconcile, asked for at the gateway",
+                rpc_timeout=_RPC,
+            )
+            await self._platform.reconcile.set_started(row.request)
 
     async def _look(self, client: Client, *, for_lost: bool) -> None:
         for row in await self._platform.jobs.open():

@@ -17,6 +17,7 @@ from gateway.store import (
     JobStore,
     OutboxStore,
     ProblemStore,
+    ReconcileStore,
     RegistryStore,
     RunStore,
 )
@@ -59,6 +60,7 @@ class Platform:
         self.holds = HoldStore(database)
         self.problems = ProblemStore(database)
         self.outbox = OutboxStore(database)
+        self.reconcile = ReconcileStore(database)
         self.table = RoutingTable(ttl=settings.ttl)
         self.instances_changed = asyncio.Event()
         self.on_hold: Callable[[Changed], None] | None = None

@@ -10,6 +10,8 @@ import logging
 import uuid
 from collections.abc import Callable, Sequence
 
+from pydantic import TypeAdapter
+
 from gateway.notifiers import Notification
 from gateway.outbox import notify_message
 from gateway.platform import Platform
@@ -18,8 +20,19 @@ from gateway.store.database import Connection
 from gateway.store.outbox import add_messages
 from gateway.store.problems import ProblemRow, World
 from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
-from upgrade_core.problems import HOLD_LEFT, UNRESOLVED, Problem, database_restored, hold_left, unresolved
+from upgrade_core.problems import (
+    DIFFERENCE,
+    HOLD_LEFT,
+    UNRESOLVED,
+    Problem,
+    database_restored,
+    difference,
+    hold_left,
+    unresolved,
+)
+from upgrade_core.reconcile import Kind, Report, with_unseen
 
+_REPORT = TypeAdapter(Report)
 _log = logging.getLogger(__name__)
 
 
@@ -55,6 +68,22 @@ class Problems:
         """Open what is new, resolve what stands of the kind and was not found; one transaction."""
         async with self._platform.database.transaction() as connection:
             await self._reconcile(connection, kind, found)
+        self._platform.outbox.added.set()
+
+    async def report_differences(self, report: Report) -> None:
+        """Keep what a reconcile run came to, and tell what it left; one transaction.
+
+        What was found on a node that did not answer this time stands: nobody knows that it is over.
+        """
+        async with self._platform.database.transaction() as connection:
+            store = self._platform.reconcile
+            before = await store.last(connection)
+            if before is not None:
+                report = with_unseen(report, _REPORT.validate_python(before))
+            await store.report(connection, _REPORT.dump_python(report, mode="json"), request=report.request)
+            # a hold of a job has a problem of its own kind as soon as the job has ended
+            found = [difference(each) for each in report.differences if each.kind is not Kind.HOLD]
+            await self._reconcile(connection, DIFFERENCE, found)
         self._platform.outbox.added.set()
 
     async def check(self, *, unless_within: float | None = None) -> bool:

@@ -16,14 +16,19 @@ from gateway_client._models import (
     Instance,
     IntentRequest,
     IntentState,
+    LedgerAnswer,
     OpenRequest,
     Overlay,
     OverlayRequest,
+    ReconcileReport,
+    RepairAnswer,
+    RepairRequest,
     Snapshot,
     Version,
 )
 from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
 from upgrade_core.errors import UpliftError
+from upgrade_core.reconcile import Ledger, Report
 
 
 class _Variable(BaseModel):
@@ -192,3 +197,19 @@ class GatewayClient(LifecycleCalls):
     async def finish(self, job: str, request: FinishRequest) -> None:
         """End a job; again is fine."""
         await self.call("POST", f"/_/runs/{quoted(job)}/finish", request)
+
+    async def ledger(self) -> Ledger:
+        """What the gateway's database says, as of one moment, for reconcile runs."""
+        return read(LedgerAnswer, await self.call("GET", "/_/reconcile/ledger")).ledger
+
+    async def repair(self, request: RepairRequest) -> bool:
+        """Repair one thing; False if it is not so any more."""
+        return read(RepairAnswer, await self.call("POST", "/_/reconcile/repairs", request, wait=60)).done
+
+    async def report_reconcile(self, report: Report) -> None:
+        """Tell what a reconcile run came to."""
+        await self.call("PUT", "/_/reconcile", ReconcileReport(report=report))
+
+    async def put_node(self, node: str) -> None:
+        """Say that a worker runs on a node."""
+        await self.call("PUT", f"/_/reconcile/nodes/{quoted(node)}")

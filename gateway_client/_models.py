@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from upgrade_core.plan import Plan
+from upgrade_core.reconcile import Ledger, Report, Verb
 
 Text = Annotated[str, Field(min_length=1, max_length=2_000)]
 Id = Annotated[str, Field(min_length=1, max_length=300)]
@@ -215,3 +216,36 @@ class FinishRequest(Wire):
     outcome: Literal["done", "done_with_warnings", "rolled_back", "rollback_failed", "aborted", "failed"]
     errors: tuple[Notice, ...] = ()
     warnings: tuple[Notice, ...] = ()
+
+
+class LedgerAnswer(_Answer):
+    """What the gateway's database says, for reconcile runs."""
+
+    ledger: Ledger
+
+
+class RepairRequest(Wire):
+    """One repair that the gateway does; see `upgrade_core.reconcile.Repair`.
+
+    Attributes:
+        keep: Seconds that a copy is kept from now on.
+    """
+
+    verb: Verb
+    job: Id
+    module: str = ""
+    product: str = ""
+    subject: str = ""
+    keep: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+
+
+class RepairAnswer(_Answer):
+    """Whether it was still so, and is repaired."""
+
+    done: bool
+
+
+class ReconcileReport(Wire):
+    """What a reconcile run came to."""
+
+    report: Report

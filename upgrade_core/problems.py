@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from upgrade_core.descriptors import Interface, ModuleDescriptor, Requirement
+from upgrade_core.reconcile import Difference
 from upgrade_core.versions import interface_satisfies
 
 UNRESOLVED = "unresolved"
@@ -18,6 +19,7 @@ RUN_LOST = "run-lost"
 HOLD_LEFT = "hold-left"
 NEWER_BLOCKED = "newer-blocked"
 DATABASE_RESTORED = "database-restored"
+DIFFERENCE = "difference"
 
 _Offers = dict[str, list[tuple[str, str]]]
 
@@ -37,7 +39,7 @@ class Problem:
 
     Attributes:
         key: What it is about, beginning with its kind; the same for the same problem.
-        kind: `unresolved`, `closed`, `overdue`, `run-lost`, `hold-left`, `newer-blocked`, `database-restored`.
+        kind: `unresolved`, `closed`, `overdue`, `run-lost`, `hold-left`, `newer-blocked`, `database-restored`, `difference`.
         message: The fact.
         remedy: What to do next.
         module: Id of the module it is about, or the product of a hold.
@@ -243,6 +245,20 @@ def newer_blocked(tenant: str, module: str, *, why: str) -> Problem:
         remedy=f"mend what is named and install {module} for the tenant, or PUT /_/lifecycle/routing/{tenant} with pinned",
         module=module,
         tenant=tenant,
+    )
+
+
+def difference(found: Difference) -> Problem:
+    """A reconcile run found what does not fit together, twice in a row, and left it to a person."""
+    return Problem(
+        key=f"{DIFFERENCE}:{found.key}",
+        kind=DIFFERENCE,
+        severity=Severity.WARNING,
+        message=found.message,
+        remedy=found.remedy,
+        module=found.module,
+        tenant=found.tenant,
+        job=found.job,
     )
 
 

@@ -12,6 +12,7 @@ TENANT_JOB = "TenantJob"
 GROUP_CHANGE = "GroupChange"
 MODULE_VERSION = "ModuleVersion"
 RESOLVE_JOB = "ResolveJob"
+RECONCILE = "Reconcile"
 KNOWING = "steps-are-told-what-the-run-knows"
 """Name of the patch since which runs keep what they know (`upgrade_core.known`)."""
 DATABASE_DIFFERS = "DatabaseDiffers"
@@ -19,6 +20,11 @@ DATABASE_DIFFERS = "DatabaseDiffers"
 
 RUN_HEADER = "X-Uplift-Run"
 """Names the run on whose behalf a step calls the gateway, percent-encoded: one that was replaced by another is refused."""
+
+RECONCILE_RUN = "reconcile"
+"""Workflow id of a reconcile run that somebody asked for; a scheduled one's begins with it."""
+RECONCILE_SCHEDULE = "uplift-reconcile"
+"""Id of the schedule of reconcile runs."""
 
 ATTRIBUTES = (
     "UpliftTenant",
@@ -131,3 +137,16 @@ class HoldPointState:
     """
 
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileRequest:
+    """Input of `Reconcile`.
+
+    Attributes:
+        request: Id of who asked for it on demand; empty: the schedule.
+        repair: Whether differences that are harmless to repair are repaired.
+    """
+
+    request: str = ""
+    repair: bool = True

@@ -13,6 +13,9 @@ COMMANDS = {
     "status": Entry(target="uplift_cli.status_command:status", summary="Show what runs where."),
     "problems": Entry(target="uplift_cli.problems_command:problems", summary="Show what an administrator should know now."),
     "resolve": Entry(target="uplift_cli.resolve_command:resolve", summary="Decide about a job that waits for a person."),
+    "reconcile": Entry(
+        target="uplift_cli.reconcile_command:reconcile", summary="Compare what rows, runs, processes and files say."
+    ),
     "down": Entry(target="uplift_cli.down_command:down", summary="Stop what `uplift up` runs in a folder."),
     "demo": Entry(target="uplift_cli.demo:demo", summary="Watch an upgrade under load, from an empty folder."),
     "gateway": Entry(target="uplift_cli.gateway_command:gateway", summary="Run the gateway, in processes that can be replaced."),

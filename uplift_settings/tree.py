@@ -301,6 +301,24 @@ class VerifySettings(_Group):
     attempts: int = Field(3, ge=1, description="Tries of a check whose instance does not answer; a wrong answer is not retried.")
 
 
+class ReconcileSettings(_Group):
+    """Comparing what rows, runs, processes and files say."""
+
+    interval: Seconds = Field(
+        600.0, description="Seconds between reconcile runs by Temporal's schedule; what they find stands for hours. 0: none."
+    )
+    settle: Seconds = Field(
+        10.0,
+        description="Seconds between the two looks that must both find a difference: work under way passes through such states.",
+    )
+    node_wait: Annotated[float, Field(gt=0)] = Field(
+        20.0, description="Seconds that a look at a node may take; a node whose worker is away is told as silent, not waited for."
+    )
+    repair: bool = Field(
+        default=True, description="Whether scheduled runs repair what is harmless to repair; they tell the rest in any case."
+    )
+
+
 class StackSettings(_Group):
     """The embedded stack (`uplift up`)."""
 
@@ -345,6 +363,7 @@ class Settings(_Group):
     snapshots: SnapshotSettings = SnapshotSettings()
     init: InitSettings = InitSettings()
     verify: VerifySettings = VerifySettings()
+    reconcile: ReconcileSettings = ReconcileSettings()
     stack: StackSettings = StackSettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()

@@ -23,6 +23,7 @@ from activities.deploy import DeployActivities, NodeInstances
 from activities.gateway_steps import GatewayActivities
 from activities.knowing import Knowing
 from activities.module_calls import ModuleCalls
+from activities.reconcile import NodeReconcileActivities, ReconcileActivities
 from activities.snapshots import SnapshotActivities
 from activities.tenant_init import TenantInitActivities
 from deployers import ProcessDeployer
@@ -35,6 +36,7 @@ from worker.builds import BuildNotCurrent, deployment_config, make_current, work
 from worker.ensuring import Ensuring
 from worker.guard import ForeignPackage, check_packages
 from worker.keeper import Keeper
+from worker.schedules import Upkeep
 from worker.temporal import (
     WORKFLOWS,
     TemporalUnavailable,
@@ -143,7 +145,14 @@ async def _serve(settings: Settings) -> None:
             {"search attributes": lambda: register_search_attributes(temporal, deadline=0.0)},
             interval=settings.temporal.ensure_interval,
         )
-        beside = [asyncio.create_task(keeper.run()), asyncio.create_task(ensuring.run())]
+        upkeep = Upkeep(
+            temporal=temporal,
+            gateway=gateway,
+            node=settings.worker.node,
+            settings=settings.reconcile,
+            task_queue=settings.temporal.task_queue,
+        )
+        beside = [asyncio.create_task(each.run()) for each in (keeper, ensuring, upkeep)]
         ready.parent.mkdir(parents=True, exist_ok=True)
         ready.touch(mode=0o600)
         ready.write_text(f"{os.getpid()}\n", encoding="utf-8")
@@ -206,6 +215,17 @@ def build_workers(
         snapshots=settings.snapshots,
     )
     deploy = DeployActivities(gateway=gateway, instances=instances, settings=settings.deploy)
+    reconcile = ReconcileActivities(
+        gateway=gateway,
+        temporal=temporal,
+        task_queue=queue,
+        tell_unneeded=steps.tell_unneeded,
+        settings=settings.reconcile,
+        keep_copies=settings.snapshots.keep,
+    )
+    reconcile_here = NodeReconcileActivities(
+        gateway=gateway, instances=instances, folder=settings.snapshot_folder, keep_copies=settings.snapshots.keep
+    )
     grace = timedelta(seconds=settings.worker.stop_grace)
     common = Worker(
         temporal,
@@ -214,7 +234,8 @@ def build_workers(
         activities=[
             steps.begin, steps.acquire, steps.give_back, steps.update, steps.switch, steps.resume_old, steps.release,
             steps.set_phase, steps.finish, checks.check, checks.recall, checks.verify, copies.take, init.start, init.follow,
-            init.undo, init.settle, deploy.place, deploy.retire, deploy.retired,
+            init.undo, init.settle, deploy.place, deploy.retire, deploy.retired, reconcile.begin, reconcile.compare,
+            reconcile.repair, reconcile.report,
         ],
         workflow_runner=workflow_runner(),
         deployment_config=deployment_config(settings.worker.build),
@@ -229,7 +250,7 @@ def build_workers(
     own = Worker(
         temporal,
         task_queue=node_queue(queue, settings.worker.node),
-        activities=[deploy.start, deploy.stop],
+        activities=[deploy.start, deploy.stop, reconcile_here.look, reconcile_here.repair],
         max_concurrent_activities=settings.worker.max_activities,
         graceful_shutdown_timeout=grace,
         max_heartbeat_throttle_interval=timedelta(seconds=settings.worker.heartbeat_every),

@@ -17,10 +17,11 @@ from uplift_settings.tracing import Tracing
 from uplift_settings.tree import TemporalSettings
 from workflows.group_change import GroupChange
 from workflows.module_version import ModuleVersion
+from workflows.reconcile import Reconcile
 from workflows.resolve_job import ResolveJob
 from workflows.tenant_job import TenantJob
 
-WORKFLOWS = (TenantJob, GroupChange, ModuleVersion, ResolveJob)
+WORKFLOWS = (TenantJob, GroupChange, ModuleVersion, ResolveJob, Reconcile)
 """Every workflow, for workers and for replays."""
 _RETRY = 0.2
 

@@ -5,7 +5,20 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from gateway.admin import bindings, discovery, environment, info, install, lifecycle, registry, resolve, runs, tenants, versions
+from gateway.admin import (
+    bindings,
+    discovery,
+    environment,
+    info,
+    install,
+    lifecycle,
+    reconcile,
+    registry,
+    resolve,
+    runs,
+    tenants,
+    versions,
+)
 from gateway.admin.http import Call
 from gateway.credentials import Need, Role
 
@@ -101,6 +114,13 @@ ROUTES: tuple[tuple[str, str, Handler, Need], ...] = (
     ("POST", _RUN + "/finish", runs.finish, _RUN_ONLY),
     ("GET", "/_/snapshots", runs.snapshots, _READ_OR_RUN),
     ("DELETE", "/_/snapshots/{snapshot}", runs.remove_snapshot, _RUN_ONLY),
+    # what does not fit together
+    ("POST", "/_/reconcile", reconcile.post, _OVERRIDE),
+    ("GET", "/_/reconcile", reconcile.get, _READ),
+    ("PUT", "/_/reconcile", reconcile.put, _RUN_ONLY),
+    ("GET", "/_/reconcile/ledger", reconcile.ledger, _RUN_ONLY),
+    ("POST", "/_/reconcile/repairs", reconcile.repair, _RUN_ONLY),
+    ("PUT", "/_/reconcile/nodes/{node}", reconcile.put_node, _RUN_ONLY),
     # module versions and their instances
     ("GET", "/_/versions", versions.get_all, _READ_OR_RUN),
     ("GET", "/_/versions/{module}", versions.get, _READ_OR_RUN),

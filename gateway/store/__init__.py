@@ -12,6 +12,7 @@ from gateway.store.moves import Move
 from gateway.store.nodes import NodeStore, Quiet
 from gateway.store.outbox import OutboxStore
 from gateway.store.problems import ProblemStore
+from gateway.store.reconcile import ReconcileRow, ReconcileStore
 from gateway.store.registry import Conflict, RegistryStore
 from gateway.store.rows import EVERY_TENANT, HoldRow, InstanceRow, IntentRow, JobRow, OverlayRow, SnapshotRow, TenantRow, row_of
 from gateway.store.runs import RunStore
@@ -44,6 +45,8 @@ __all__ = [
     "Picture",
     "ProblemStore",
     "Quiet",
+    "ReconcileRow",
+    "ReconcileStore",
     "RegistryStore",
     "RunStore",
     "SnapshotRow",

@@ -40,6 +40,9 @@ connect_retry = 3
 [snapshots]
 keep = 1
 prune_every = 0.5
+[reconcile]
+settle = 1
+interval = 3600
 """
 _DIALECTS: dict[str, list[dict[str, Any]]] = {
     "okapi1": [{"id": "_tenant", "version": "1.2"}],
@@ -169,11 +172,11 @@ class Stack:
         found = await asyncio.to_thread(self.recorded, module, path="/_/tenant", tenant=tenant)
         return [line["body"] for line in found if line["method"] == "POST"]
 
-    def modules_dsn(self) -> str:
-        """Address of the modules' database."""
+    def modules_dsn(self, database: str = "modules") -> str:
+        """Address of the modules' database, or of the gateway's."""
         state = json.loads((self.home / "stack.json").read_text())
         password = (self.home / "postgres.password").read_text().strip()
-        return f"postgresql://uplift:{password}@127.0.0.1:{state['ports']['postgres']}/modules"
+        return f"postgresql://uplift:{password}@127.0.0.1:{state['ports']['postgres']}/{database}"
 
     async def temporal(self) -> Client:
         """A client of the stack's Temporal."""

@@ -53,7 +53,7 @@ def test_help_lists_the_commands_without_importing_them() -> None:
     assert [name for name in COMMANDS if f"\n  {name} " not in shown] == []
 
 
-@pytest.mark.parametrize("name", ["up", "status", "problems", "down", "gateway", "config", "setup"])
+@pytest.mark.parametrize("name", ["up", "status", "problems", "reconcile", "down", "gateway", "config", "setup"])
 def test_every_command_of_the_stack_explains_itself(name: str) -> None:
     shown = CliRunner().invoke(cli, [name, "--help"])
     assert shown.exit_code == 0
@@ -278,3 +278,10 @@ def test_a_decision_that_does_not_fit_is_the_gateways_message(gateway_of_answers
 def test_a_decision_that_is_none_is_refused_before_anybody_is_asked(gateway_of_answers: Any, arguments: list[str]) -> None:
     shown = resolved(gateway_of_answers, "j", *arguments)
     assert (shown.exit_code, gateway_of_answers.asked) == (2, [])
+
+
+@pytest.mark.parametrize("url", ["http://[", "nothing", "http://127.0.0.1:99999", "http://127.0.0.1:1"])
+def test_a_reconcile_run_that_cannot_be_asked_for_is_exit_status_2_and_one_message(tmp_path: Path, url: str) -> None:
+    shown = CliRunner().invoke(cli, ["reconcile", "--home", str(tmp_path), "--gateway", url])
+    assert (shown.exit_code, shown.output.count("Error: ")) == (2, 1)
+    assert "--gateway" in shown.output

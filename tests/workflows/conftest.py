@@ -34,14 +34,23 @@ from activities.signatures import (
     InitState,
     JobRef,
     ModuleRef,
+    NodeReconcileSteps,
+    NodeRef,
     PhaseStep,
     Placement,
+    Reach,
+    ReconcileSteps,
+    Repaired,
+    RepairStep,
+    ReportStep,
     Retirement,
     SnapshotSteps,
     TenantInitSteps,
     UndoResult,
     Verdict,
+    Views,
 )
+from upgrade_core.reconcile import Found, NodeView
 from upgrade_core.runs import ATTRIBUTES
 from uplift_cli.stack.temporal_binary import require
 from worker.temporal import WORKFLOWS, workflow_runner
@@ -222,11 +231,39 @@ def activities(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
         async def retired(self, request: ModuleRef) -> None:
             await stage.script.do("retired", request, None)
 
+    class Reconcile(ReconcileSteps):
+        @activity.defn(name="reconcile.begin")
+        async def begin(self) -> Reach:
+            return await stage.script.do("reach", None, Reach(nodes=("here",), settle=0.0))
+
+        @activity.defn(name="reconcile.compare")
+        async def compare(self, request: Views) -> Found:
+            return await stage.script.do("compare", request, Found())
+
+        @activity.defn(name="reconcile.repair")
+        async def repair(self, request: RepairStep) -> Repaired:
+            return await stage.script.do("repair", request, Repaired(done=True))
+
+        @activity.defn(name="reconcile.report")
+        async def report(self, request: ReportStep) -> None:
+            await stage.script.do("report", request, None)
+
+    class NodeReconcile(NodeReconcileSteps):
+        @activity.defn(name="reconcile.node")
+        async def look(self, request: NodeRef) -> NodeView:
+            return await stage.script.do("look", request, NodeView(node=request.node))
+
+        @activity.defn(name="reconcile.repair_on_node")
+        async def repair(self, request: RepairStep) -> Repaired:
+            return await stage.script.do("repair_on_node", request, Repaired(done=True))
+
     gateway, checks, init, snapshots, deploy = Gateway(), Checks(), Init(), Snapshots(), Deploy()
+    reconcile, node = Reconcile(), NodeReconcile()
     return [
         gateway.begin, gateway.acquire, gateway.give_back, gateway.update, gateway.switch, gateway.resume_old,
         gateway.release, gateway.set_phase, gateway.finish, checks.check, checks.recall, checks.verify, init.start, init.follow,
         init.undo, init.settle, snapshots.take, deploy.place, deploy.start, deploy.retire, deploy.stop, deploy.retired,
+        reconcile.begin, reconcile.compare, reconcile.repair, reconcile.report, node.look, node.repair,
     ]  # fmt: skip
 
 

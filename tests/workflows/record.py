@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import psutil
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
@@ -304,6 +305,20 @@ async def settled(record: Recorder) -> None:
         await record.keep(f"resolve-job-{name}", run)
 
 
+async def reconciled(record: Recorder) -> None:
+    """A run that somebody asked for, which repairs what an ended job left."""
+    stack = record.stack
+    tenant, product = await _versions(record)
+    job = (await stack.ok("GET", f"/_/proxy/tenants/{tenant}/install"))[0]["id"]
+    connection = await asyncpg.connect(stack.modules_dsn("uplift"))
+    await connection.execute("insert into claims (module, job) values ($1, $2)", f"{product}-2.0.0", job)
+    await connection.close()
+    asked = (await stack.ok("POST", "/_/reconcile"))["request"]
+    found = await stack.until("/_/reconcile", lambda row: row["report"] is not None and row["report"]["request"] == asked)
+    assert f"claim:{product}-2.0.0:{job}" in [each["key"] for each in found["report"]["repaired"]], found
+    await record.keep("reconcile-by-request", "reconcile")
+
+
 def _kill(*words: str) -> None:
     for process in psutil.process_iter(["cmdline"]):
         if set(words) <= set(process.info["cmdline"] or []):
@@ -312,7 +327,7 @@ def _kill(*words: str) -> None:
 
 SCENARIOS: tuple[Callable[[Recorder], Awaitable[None]], ...] = (
     abort_after_the_switch, kinds_of_change, snapshot, init_hold_point, undo_hold_point, undo_without_copies, warnings, aborts,
-    soaked, never_deployed, needed_again, failed, several_groups, settled,
+    soaked, never_deployed, needed_again, failed, several_groups, settled, reconciled,
 )  # fmt: skip
 
 
