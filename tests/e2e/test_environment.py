@@ -232,10 +232,10 @@ async def test_a_worker_that_is_started_twice_on_one_host_does_nothing_twice(sta
         second = subprocess.Popen((sys.executable, "-m", "worker.main"), cwd=ROOT, env=env, stdout=log, stderr=log)
     try:
         await until_ready(stack.home / "worker.ready", second.pid)
-        upgrades = [await two_versions(stack) for _ in range(3)]
+        upgrades = [await two_versions(stack) for _ in range(2)]
         paths = [await stack.begin(tenant, new, query="tenantParameters=do%3Djob,seconds%3D2") for tenant, _, new in upgrades]
         for path in paths:
-            await stack.until(path, lambda row: row["phase"] == "migrating")
+            await stack.until(path, lambda row: row["phase"] == "migrating" or row["complete"])
         os.kill(first, signal.SIGKILL)
         jobs = [await stack.ended(path) for path in paths]
         os.kill(second.pid, signal.SIGKILL)
@@ -249,7 +249,7 @@ async def test_a_worker_that_is_started_twice_on_one_host_does_nothing_twice(sta
         for module in (old, new):
             started, stopped = await stack.own_events(module, "start"), await stack.own_events(module, "stopping")
             assert len(started) <= len(stopped) + 1, module
-            assert len(await stack.inits(new)) == 1
+        assert len(await stack.inits(new)) == 1
 
 
 async def test_two_stacks_side_by_side_are_in_nobodys_way(stack: Any, other: Any) -> None:
