@@ -3,10 +3,12 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -74,9 +76,12 @@ class Clock:
 
 
 @pytest.fixture(scope="module")
-def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
-    """Shared by the processes of the other stack."""
-    return Clock(tmp_path_factory.mktemp("clock"))
+def clock() -> Iterator[Clock]:
+    """Shared by the processes of the other stack; Postgres, another user's, reads it too."""
+    folder = Path(tempfile.mkdtemp(prefix="uplift-clock-"))
+    folder.chmod(0o755)
+    yield Clock(folder)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
