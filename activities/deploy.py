@@ -1,7 +1,9 @@
 """Instances of module versions: started and stopped on their own node, registered at the gateway (requirement E1)."""
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -41,18 +43,18 @@ class NodeInstances:
 
     async def start(self, module: str) -> None:
         """Start the version's instance here, or adopt it, and register it when it is healthy."""
-        async with self._lock(module):
+        async with self._alone(module):
             await self._start(module)
 
     async def stop(self, module: str) -> None:
         """Stop it; its registration is removed by who retires the version."""
-        async with self._lock(module):
+        async with self._alone(module):
             await self._deployer.stop(instance_id(module, self.node))
             _log.info("%s is stopped", instance_id(module, self.node))
 
     async def keep(self, module: str) -> None:
         """Start it again if its process died, unless the version is on its way out by now."""
-        async with self._lock(module):
+        async with self._alone(module):
             version = await self._gateway.version(module)
             ours = next((found for found in version.instances if found.node == self.node), None)
             if ours is None or version.retiring:
@@ -148,8 +150,11 @@ class NodeInstances:
             _log.info("%s came or went while it was started; it is started again, with a secret", wanted.inst_id)
             await self._deployer.stop(wanted.inst_id)
 
-    def _lock(self, module: str) -> asyncio.Lock:
-        return self._locks.setdefault(module, asyncio.Lock())
+    @contextlib.asynccontextmanager
+    async def _alone(self, module: str) -> AsyncIterator[None]:
+        """One thing at a time, also where a second worker runs on this node: what one starts, the other must know to stop."""
+        async with self._locks.setdefault(module, asyncio.Lock()), self._deployer.turn(instance_id(module, self.node)):
+            yield
 
 
 class DeployActivities(DeploySteps):

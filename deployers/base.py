@@ -1,6 +1,7 @@
 """What every deployer promises."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -85,6 +86,9 @@ class Deployer(Protocol):
         Raises:
             DeployError: One of its kinds; nothing is left running.
         """
+
+    def turn(self, inst_id: str) -> AbstractAsyncContextManager[None]:
+        """Be the only one at work on an instance while the block runs; two workers may run on one node by mistake."""
 
     async def find(self, inst_id: str) -> Running | None:
         """The instance if its process lives, whoever started it; None otherwise."""

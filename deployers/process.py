@@ -6,12 +6,13 @@ could not write down any more is found by the marks in the environment.
 """
 
 import asyncio
+import contextlib
 import enum
 import os
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from uplift_settings.tree import DeploySettings
 _UNSURE_MAX = 10.0  # seconds; a process between fork and exec is unsure for milliseconds, on a busy host for longer
 _UNSURE_PAUSE = 0.05  # seconds
 _GONE_PAUSE = 0.05  # seconds
+_TURN_PAUSE = 0.1  # seconds; somebody else is starting or stopping the instance, which takes longer
 _KILL_WAIT = 5.0  # seconds; only a process that hangs in the kernel outlives SIGKILL for longer
 
 
@@ -108,6 +110,16 @@ class ProcessDeployer:
                 f"{self._settings.health_wait:g} s (deploy.health_wait); it was stopped; {output}"
             )
         raise ExitedEarly(f"Service {module_id} returned with exit code {'unknown' if code is None else code}; {output}")
+
+    @contextlib.asynccontextmanager
+    async def turn(self, inst_id: str) -> AsyncIterator[None]:
+        """Be the only one at work on an instance while the block runs, of all that share the folder; waits for the others."""
+        while (handle := self._records.take_turn(inst_id)) is None:
+            await asyncio.sleep(_TURN_PAUSE)
+        try:
+            yield
+        finally:
+            self._records.end_turn(inst_id, handle)
 
     async def find(self, inst_id: str) -> Running | None:
         """The instance if its process lives, whoever started it and whether it answers or not; None otherwise.

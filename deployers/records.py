@@ -4,6 +4,7 @@
 lock                       held (flock) by whoever decides or changes anything here; never for longer than a start takes
 instances/<name>/state     the record, replaced atomically
 instances/<name>/lock      held (flock) by the instance's processes, who inherit it: free means that none of them lives
+turns/<name>               held (flock) by who is at work on the instance, from its first look to its last word; removed after it
 logs/<name>.log            output, kept after the instance is gone
 ```
 """
@@ -147,6 +148,25 @@ class Records:
             return None
         return handle
 
+    def take_turn(self, inst_id: str) -> int | None:
+        """Be the one who is at work on an instance; None if somebody else is. Ends with `end_turn`, or with this process."""
+        path = self._turn(inst_id)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(handle).st_ino == path.stat().st_ino:
+                return handle
+        except OSError:
+            pass  # somebody else has it, or had it and has removed it
+        os.close(handle)
+        return None
+
+    def end_turn(self, inst_id: str, handle: int) -> None:
+        """Let the next one."""
+        self._turn(inst_id).unlink(missing_ok=True)
+        os.close(handle)
+
     def is_held(self, inst_id: str) -> bool:
         """Whether some process of the instance holds its lock."""
         if not self.lock(inst_id).exists():
@@ -169,6 +189,9 @@ class Records:
         except FileNotFoundError:
             return ""
         return text[-characters:] if characters else ""
+
+    def _turn(self, inst_id: str) -> Path:
+        return self._folder / "turns" / file_name(inst_id)
 
     def _state(self, inst_id: str) -> Path:
         return self._instances / file_name(inst_id) / "state"

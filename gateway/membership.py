@@ -151,7 +151,7 @@ class Membership:
                         str(error) or type(error).__name__,
                     )
                 away = True
-                self._database.cut()
+                self._database.cut(str(error) or type(error).__name__)
                 await self._drop_link()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _RETRY_MAX)
@@ -226,9 +226,9 @@ class Membership:
         assert self._link is not None
         self._wake.clear()
         sent = _now()
-        epoch = await self.nodes.renew(
-            self._link, generation=self.generation, lease=self._settings.lease, applied=self._follower.epoch
-        )
+        epoch = await self._renew_on(self._link)
+        if epoch is None and self.may_route and await self._set_clock_right(self._link):
+            epoch = await self._renew_on(self._link)
         if epoch is None:
             self._lose_lease()
             found = await self.nodes.holder_of(self.name)
@@ -242,6 +242,16 @@ class Membership:
         self.epoch_seen = epoch
         if epoch != self._follower.epoch:  # below: it was restored from a copy, and the follower says so
             self._behind.set()
+
+    async def _renew_on(self, link: "asyncpg.Connection[asyncpg.Record]") -> int | None:
+        return await self.nodes.renew(link, generation=self.generation, lease=self._settings.lease, applied=self._follower.epoch)
+
+    async def _set_clock_right(self, link: "asyncpg.Connection[asyncpg.Record]") -> bool:
+        """Our lease runs by our clock: if it does not by the database's, that was set, and all leases count anew."""
+        moved = await self.nodes.set_clock_right(link, generation=self.generation, settle=self._settings.settle)
+        if moved:
+            _log.warning("the clock of the gateway's database was set by about %.0f s: all leases count anew", moved)
+        return moved is not None
 
     def _hold_lease(self, sent: float) -> None:
         self._lease_until = sent + self._settings.lease

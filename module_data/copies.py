@@ -5,6 +5,7 @@ Whatever is cancelled here leaves no process and no half file, and no transactio
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -97,12 +98,16 @@ async def dump(
             ):
                 code, complaints = await tool.ended()
         if code != 0:
-            raise CopyFailed(f"pg_dump of schema {schema} ended with {code}: {complaints}. Nothing was changed.")
+            raise _failed(
+                schema, path.parent, complaints, otherwise=f"pg_dump of schema {schema} ended with {code}: {complaints}"
+            )
         size, digest = await _in_thread(lambda stop: _sealed(part, stop))
         part.rename(path)
         await asyncio.to_thread(_sync, path.parent)
     except OSError as error:
-        raise CopyFailed(f"The copy of schema {schema} cannot be written: {error}. Nothing was changed.") from error
+        raise _failed(
+            schema, path.parent, str(error), otherwise=f"The copy of schema {schema} cannot be written: {error}"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
     return size, digest
@@ -217,6 +222,16 @@ async def _script(source: RunningTool, *, server: int) -> AsyncIterator[bytes]:
             break
     while chunk := await source.stdout.read(_CHUNK):
         yield chunk
+
+
+def _failed(schema: str, folder: Path, words: str, *, otherwise: str) -> CopyFailed:
+    """A copy that could not be written; a disk without room by its folder and its remedy."""
+    if any(os.strerror(number) in words for number in (errno.ENOSPC, errno.EDQUOT)):
+        otherwise = (
+            f"The copy of schema {schema} has no room in {folder}: {words}."
+            " Make room there, or set snapshots.folder to another disk"
+        )
+    return CopyFailed(f"{otherwise}. Nothing was changed.")
 
 
 def _milliseconds(seconds: float) -> int:

@@ -193,7 +193,9 @@ class PostgresData:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise CopyFailed(f"The folder for copies cannot be made: {error}. Nothing was changed.") from error
+            raise CopyFailed(
+                f"The folder for copies cannot be made: {error}. Make room, or set snapshots.folder. Nothing was changed."
+            ) from error
         size, digest = await dump(
             tools,
             self._address.environment(application=application),
@@ -401,6 +403,11 @@ class PostgresData:
                     "lock_timeout": str(max(1, round(self._lock_wait * 1000))),
                 },
             )
+        except asyncpg.TooManyConnectionsError as error:
+            raise ModuleDataError(
+                f"The modules' Postgres at {self._address.shown} has no connection left for us: {error}."
+                " End sessions there, or raise max_connections or the limit of the role or the database."
+            ) from error
         except (*_TROUBLE, ValueError) as error:
             raise ModuleDataError(
                 f"The modules' Postgres at {self._address.shown} cannot be reached: {str(error) or type(error).__name__}."

@@ -74,7 +74,8 @@ async def retire(call: Call) -> web.Response:
     """Mark a version as on its way out, if no binding, claim or request needs it; `retiring` when no replica is at work on it."""
     module, table = _known(call), call.platform.table
     if table.in_flight(module):
-        return answer(await describe(call, module))
+        # also where an earlier call marked it: a request that had just begun then is at work
+        return answer((await describe(call, module)).model_copy(update={"retiring": False}))
     needed = await call.platform.instances.retire(module)
     await call.platform.catch_up()
     quiet = not needed and await call.platform.wait_quiet(f"module:{module}", _QUIET_WAIT)

@@ -43,6 +43,7 @@ class Database:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self.away = False
         """Whether Postgres is known to be away: then nobody waits for it to answer."""
+        self._why = ""
 
     async def open(self, *, wait: float) -> None:
         """Connect and migrate.
@@ -69,9 +70,9 @@ class Database:
                 await asyncio.sleep(_RETRY)
         self._pool = await self._new_pool()
 
-    def cut(self) -> None:
-        """Postgres is away: whoever waits for it hears so now, and nobody waits until `renew`."""
-        self.away = True
+    def cut(self, why: str = "") -> None:
+        """Postgres is away, and why: whoever waits for it hears so now, and nobody waits until `renew`."""
+        self.away, self._why = True, why
         if self._pool is not None:
             self._pool.terminate()
 
@@ -142,7 +143,8 @@ class Database:
         """
         assert self._pool is not None, "open() first"
         if self.away:
-            raise DatabaseError("the gateway's database is away; the gateway tries to reach it again")
+            why = f" ({self._why})" if self._why else ""
+            raise DatabaseError(f"the gateway's database is away{why}; the gateway tries to reach it again")
         try:
             async with self._pool.acquire(timeout=10) as connection:
                 yield connection
@@ -174,6 +176,8 @@ async def _keep(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
 
 
 def _text(error: BaseException) -> str:
+    if isinstance(error, asyncpg.TooManyConnectionsError):
+        return f"{error}: it has no connection left for us; end sessions there, or raise max_connections or our role's limit"
     return str(error) or type(error).__name__
 
 

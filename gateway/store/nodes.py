@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from gateway.store.database import Connection, Database
 
 _JOIN_LOCK = 0x55504C49_4654_0003
+_AHEAD = "renewed > clock_timestamp() + interval '1 second'"
+"""Of a row of `nodes`: the clock was set back since; less than that are its small corrections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,15 +75,50 @@ class NodeStore:
         """Renew a lease that still runs.
 
         Returns:
-            The epoch of the database; None if the lease had run out, or another process has taken the name.
+            The epoch of the database; None if the lease had run out, another process has taken the name, or the database's clock
+            was set: see `set_clock_right`.
         """
         epoch: int | None = await connection.fetchval(
-            "update nodes set renewed = clock_timestamp(), until = clock_timestamp() + make_interval(secs => $2),"
+            "update nodes set renewed = clock_timestamp(), until = clock_timestamp() + make_interval(secs => $2),"  # noqa: S608
             " applied = greatest(applied, $3), loaded = coalesce(loaded, $3)"  # it is told on another connection, too
-            " where generation = $1 and until > clock_timestamp() returning (select epoch from routing)",
+            " where generation = $1 and until > clock_timestamp() and not " + _AHEAD + " returning (select epoch from routing)",
             generation, lease, applied,
         )  # fmt: skip
         return epoch
+
+    async def set_clock_right(self, connection: Connection, *, generation: str, settle: float) -> float | None:
+        """Count all times anew after the database's clock was set; call it while one's own lease runs by one's own clock.
+
+        Then a row that says that the lease ended, or was renewed in the future, is a matter of the clock. Every lease begins
+        anew with its own length, so that nobody is counted as gone who may yet route; what was loose is so for `settle` seconds;
+        what was put off is due. A replica that is gone is waited for as if it had gone now.
+
+        Returns:
+            By how many seconds the clock was set, about; 0 if another replica has seen to it, or it was not set; None if our row
+            is gone.
+        """
+        async with connection.transaction():
+            await connection.execute("select pg_advisory_xact_lock($1)", _JOIN_LOCK)
+            found = await connection.fetchrow(
+                "select extract(epoch from clock_timestamp() - renewed)::float8 as since,"  # noqa: S608
+                f" until <= clock_timestamp() or {_AHEAD} as odd from nodes where generation = $1",
+                generation,
+            )
+            if found is None:
+                return None
+            if not found["odd"]:
+                return 0.0
+            await connection.execute(
+                "update nodes set until = clock_timestamp() + (until - renewed), renewed = clock_timestamp()"  # noqa: S608
+                f" where until <= clock_timestamp() or {_AHEAD}"
+            )
+            await connection.execute("update ghosts set until = clock_timestamp() + make_interval(secs => $1)", settle)
+            await connection.execute(
+                "update outbox set due = least(due, now()),"
+                " claimed_until = case when claimed_until is not null then least(claimed_until, now() + interval '1 minute') end"
+            )
+            await connection.execute("update problem_looks set looked = least(looked, clock_timestamp())")
+        return float(found["since"])
 
     async def holder_of(self, name: str) -> str | None:
         """The generation that has a name now and whose lease runs: a restored database names processes of long ago."""
@@ -151,6 +188,9 @@ class NodeStore:
 
 async def is_quiet(connection: Connection, subject: str, *, settle: float) -> Quiet:
     """As `NodeStore.is_quiet`, within a transaction."""
+    if not await connection.fetchval("select exists (select from nodes where until > clock_timestamp())"):
+        # not even the lease of the one who asks: the database's clock was set, and nobody is counted as gone by that
+        return Quiet(busy=("all replicas, whose leases are renewed in a moment",))
     await _bury(connection, "until <= clock_timestamp()", settle)
     busy = await connection.fetch(
         "select name from nodes n where not exists (select 1 from quiet q where q.subject = $1 and q.generation = n.generation)"

@@ -1,6 +1,7 @@
 """The whole embedded stack, as a user starts it, for the end-to-end tests; one for all of them."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -97,7 +98,7 @@ class Stack:
         return f"mod-rec{next(self.numbers)}"
 
     def descriptor(
-        self, product: str, version: str, *, dialect: str = "okapi2", start: str = "", **uplift: Any
+        self, product: str, version: str, *, dialect: str = "okapi2", start: str = "", slow_stop: float = 0.0, **uplift: Any
     ) -> dict[str, Any]:
         """A descriptor of the recorder, as a version of a product that answers `/<product>/…`."""
         module = f"{product}-{version}"
@@ -113,7 +114,7 @@ class Stack:
         return {
             "id": module,
             "provides": [{"id": product, "version": "1.0", "handlers": [handler]}, *system],
-            "launchDescriptor": {"exec": command + (f" --start {start}" if start else "")},
+            "launchDescriptor": {"exec": command + (f" --start {start}" if start else "") + f" --slow-stop {slow_stop:g}"},
             "metadata": {"uplift": {"undo": "module", **uplift}},
         }
 
@@ -167,13 +168,18 @@ class Stack:
             if (line["id"], line["event"]) == (module, event) and line["path"].startswith(path) and tenant in ("", line["tenant"])
         ]
 
+    async def own_events(self, module: str, event: str) -> list[int]:
+        """Process ids of a recorder's processes that wrote `start` or `stopping`, in order."""
+        found = await asyncio.to_thread(self.recorded, module, event=event)
+        return [line["pid"] for line in found]
+
     async def inits(self, module: str, tenant: str = "") -> list[Any]:
         """Bodies of the tenant inits that a recorder got."""
         found = await asyncio.to_thread(self.recorded, module, path="/_/tenant", tenant=tenant)
         return [line["body"] for line in found if line["method"] == "POST"]
 
     def modules_dsn(self, database: str = "modules") -> str:
-        """Address of the modules' database, or of the gateway's."""
+        """Address of the modules' database, or of another one on the same server (`uplift`: the gateway's)."""
         state = json.loads((self.home / "stack.json").read_text())
         password = (self.home / "postgres.password").read_text().strip()
         return f"postgresql://uplift:{password}@127.0.0.1:{state['ports']['postgres']}/{database}"
@@ -214,15 +220,24 @@ class Stack:
 @pytest.fixture(scope="session")
 async def stack() -> AsyncIterator[Stack]:
     """A stack on a fresh folder."""
+    async with running_stack(CONFIG) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def running_stack(config: str, *, env: Mapping[str, str] | None = None) -> AsyncIterator[Stack]:
+    """A stack on a fresh folder, with settings and variables of its own; it is stopped as an operator stops it."""
     home = Path(tempfile.mkdtemp(prefix="uplift-e2e-"))
-    (home / "uplift.toml").write_text(CONFIG)
+    (home / "uplift.toml").write_text(config.replace("{home}", str(home)))
     log = home / "recorder.jsonl"
     log.touch()
-    process, url = await start(home)
+    process, url = await start(home, env=env)
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=httpx.Limits(max_connections=None)) as http:
         running = Stack(home=home, url=url, process=process, http=http, log=log)
-        yield running
-        await running.down()
+        try:
+            yield running
+        finally:
+            await running.down()
     shutil.rmtree(home)
 
 
@@ -238,12 +253,18 @@ def start_stack() -> Callable[..., Any]:
     return start
 
 
-async def start(home: Path, port: str = "0") -> tuple[asyncio.subprocess.Process, str]:
+@pytest.fixture(scope="session")
+def stacks() -> Callable[..., contextlib.AbstractAsyncContextManager[Stack]]:
+    """Makes stacks of a test's own: `async with stacks(config) as stack`."""
+    return running_stack
+
+
+async def start(home: Path, port: str = "0", env: Mapping[str, str] | None = None) -> tuple[asyncio.subprocess.Process, str]:
     """`uplift up`, ready."""
     with (home / "up.err").open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             *UPLIFT, "up", "--home", str(home), "--port", port, "--config", str(home / "uplift.toml"),
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors,
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **(env or {})},
         )  # fmt: skip
     assert process.stdout is not None
     async with asyncio.timeout(PATIENCE):

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import asyncpg
 import psutil
@@ -147,6 +148,18 @@ async def db(postgres_dsn: Callable[[], str], tmp_path: Path) -> AsyncIterator[D
         await admin.execute(f'DROP DATABASE "{parts.path[1:]}" WITH (FORCE)')
         await admin.execute(f"DROP ROLE {made.role('a')}, {made.role('b')}")
         await admin.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with 64 KiB; skips where mounting is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(("mount", "-t", "tmpfs", "-o", "size=64k", "none", folder), capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(("umount", folder), check=True)
 
 
 @contextlib.asynccontextmanager
@@ -631,6 +644,59 @@ async def test_a_disk_that_cannot_be_written_is_a_failed_copy(db: Database, tmp_
         await db.data.copy(schema, folder=tmp_path / "file", name="one")
     with pytest.raises(ValueError, match="plain file name"):
         await db.data.copy(schema, folder=tmp_path, name="../one")
+
+
+async def test_a_disk_without_room_names_the_folder_and_the_remedy_and_keeps_no_part(db: Database, small_disk: Path) -> None:
+    """Requirement E5."""
+    schema = await small(db, rows=20_000)
+    with pytest.raises(CopyFailed) as caught:
+        await db.data.copy(schema, folder=small_disk / "t1", name="one")
+    assert f"has no room in {small_disk / 't1'}" in str(caught.value)
+    assert "No space left on device" in str(caught.value)
+    assert "set snapshots.folder to another disk" in str(caught.value)
+    assert list((small_disk / "t1").iterdir()) == []
+
+
+async def test_a_disk_without_room_keeps_the_copy_that_was_there(db: Database, small_disk: Path) -> None:
+    schema = await small(db)
+    first = await db.data.copy(schema, folder=small_disk, name="one")
+    await db.connection.execute(f"INSERT INTO {schema}.t SELECT n, md5(n::text) FROM generate_series(10, 20000) n")
+    with pytest.raises(CopyFailed):
+        await db.data.copy(schema, folder=small_disk, name="one")
+    await db.data.restore(first)
+    assert await db.connection.fetchval(f"SELECT count(*) FROM {schema}.t") == 3
+
+
+@pytest.mark.parametrize("work", ["facts", "copy", "restore", "drop", "wait_quiet"])
+async def test_a_server_without_a_connection_left_is_told_as_that_and_nothing_is_changed(db: Database, work: str) -> None:
+    """Requirement D2: the same call goes well when there is one again."""
+    schema = await small(db)
+    name = urlsplit(db.dsn).path[1:]
+    role = db.role("c")
+    await db.connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'; ALTER SCHEMA {schema} OWNER TO {role}")
+    await db.connection.execute(f'ALTER TABLE {schema}.t OWNER TO {role}; GRANT CREATE ON DATABASE "{name}" TO {role}')
+    parts = urlsplit(db.dsn)
+    limited = PostgresData(dsn=parts._replace(netloc=f"{quote(role[1:-1])}:x@{parts.hostname}:{parts.port}").geturl())
+    copy = await limited.copy(schema, folder=db.folder, name="one")
+    before = await db.data.fingerprint(schema)
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        "facts": lambda: limited.facts(schema, max_bytes=10**9),
+        "copy": lambda: limited.copy(schema, folder=db.folder, name="one"),
+        "restore": lambda: limited.restore(copy),
+        "drop": lambda: limited.drop(schema),
+        "wait_quiet": lambda: limited.wait_quiet(schema, quiet=0, timeout=1),
+    }
+    await db.connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+    try:
+        with pytest.raises(ModuleDataError, match="has no connection left for us: too many connections for role") as caught:
+            await calls[work]()
+        same = await db.data.fingerprint(schema) == before
+        await db.connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT 20")
+        await calls[work]()
+    finally:
+        await db.connection.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+    assert "max_connections" in str(caught.value)
+    assert same
 
 
 async def test_an_unreachable_server_is_named_without_its_password(db: Database) -> None:

@@ -1,12 +1,13 @@
-"""A module that writes down every request it gets, and answers tenant init as its parameters say.
+"""A module that writes down every request it gets, its start and its stop, and answers tenant init as its parameters say.
 
-Run as `python recorder.py --id mod-rec-1.0.0 --port N --log FILE --dialect okapi2 [--start exit]`. Tenant parameters: `do`
-(an HTTP status, `job`, `joberror`, `hang`), `seconds` (how long it takes), `warn` (a warning it tells).
+Run as `python recorder.py --id mod-rec-1.0.0 --port N --log FILE --dialect okapi2 [--start exit|late] [--slow-stop SECONDS]`.
+Tenant parameters: `do` (an HTTP status, `job`, `joberror`, `hang`), `seconds` (how long it takes), `warn` (a warning it tells).
 """
 
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 import uuid
@@ -35,6 +36,19 @@ class Recorder:
             **members,
         }
         self.log.write(json.dumps(line) + "\n")
+
+    def write_own(self, event: str) -> None:
+        line = {"at": time.time(), "event": event, "id": self.options.id, "path": "", "tenant": None, "pid": os.getpid()}
+        self.log.write(json.dumps(line) + "\n")
+
+    async def started(self, app: web.Application) -> None:
+        del app
+        self.write_own("start")
+
+    async def stopping(self, app: web.Application) -> None:
+        del app
+        self.write_own("stopping")
+        await asyncio.sleep(self.options.slow_stop)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/":
@@ -96,11 +110,17 @@ def main() -> None:
     for name in ("--id", "--port", "--log", "--dialect"):
         parser.add_argument(name, required=True)
     parser.add_argument("--start", default="")
+    parser.add_argument("--slow-stop", type=float, default=0.0)
     options = parser.parse_args()
     if options.start == "exit":
         sys.exit("cannot find my configuration")
+    if options.start == "late":
+        time.sleep(1)
+    recorder = Recorder(options)
     app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", Recorder(options).handle)
+    app.router.add_route("*", "/{tail:.*}", recorder.handle)
+    app.on_startup.append(recorder.started)
+    app.on_shutdown.append(recorder.stopping)
     web.run_app(app, host="127.0.0.1", port=int(options.port), print=None, handle_signals=True)
 
 

@@ -392,28 +392,45 @@ async def test_an_instance_that_dies_while_it_is_adopted_gets_a_secret_too(node:
     assert await guarded.status((await node.variables())["UPLIFT_INSTANCE_TOKEN"]) == 403
 
 
-class Overtaken(ProcessDeployer):
-    """Another worker of the node starts the instance between the look for it and the start, once."""
-
-    other: NodeInstances | None = None
-
-    async def start(self, launch: Any, **more: Any) -> Any:
-        other, self.other = self.other, None
-        if other is not None:
-            await other.start(launch.module_id)
-        return await super().start(launch, **more)
-
-
-async def test_of_two_workers_that_start_an_instance_the_last_one_gives_it_its_secret(node: Node, guarded: Guarded) -> None:
-    slow = Overtaken(settings=DeploySettings(port_first=20_000, port_last=29_999), folder=node.folder)
-    slow.other = node.instances
-    await NodeInstances(gateway=node.gateway, deployer=slow, node="n").start(node.module)
-    assert slow.other is None
+async def test_of_two_workers_that_start_an_instance_one_does_and_the_other_adopts_it(node: Node, guarded: Guarded) -> None:
+    await asyncio.gather(node.instances.start(node.module), second_worker(node).start(node.module))
     assert await guarded.status((await node.variables())["UPLIFT_INSTANCE_TOKEN"]) == 403
     (known,) = (await node.gateway.version(node.module)).instances
     running = await node.deployer.find(known.id)
     assert running is not None
     assert (known.generation, known.url) == (running.generation, running.url)
+
+
+class Slow(ProcessDeployer):
+    """Looks for an instance when it is let."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.looks, self.may_look = asyncio.Event(), asyncio.Event()
+
+    async def find(self, inst_id: str) -> Any:
+        self.looks.set()
+        await self.may_look.wait()
+        return await super().find(inst_id)
+
+
+async def test_what_one_worker_stops_another_of_the_node_that_looked_before_does_not_start_again(node: Node) -> None:
+    """Requirement D3: else a version that is retired would leave a process that nobody knows."""
+    await node.instances.start(node.module)
+    slow = Slow(settings=DeploySettings(port_first=20_000, port_last=29_999), folder=node.folder)
+    keeping = asyncio.create_task(NodeInstances(gateway=node.gateway, deployer=slow, node="n").keep(node.module))
+    await slow.looks.wait()
+    stopping = asyncio.create_task(node.instances.stop(node.module))
+    await asyncio.wait({stopping}, timeout=2)  # it waits for the other; where it does not, the other starts the instance again
+    slow.may_look.set()
+    await asyncio.gather(keeping, stopping)
+    assert await node.deployer.list() == ()
+    assert list((node.folder / "turns").iterdir()) == []
+
+
+def second_worker(node: Node) -> NodeInstances:
+    deployer = ProcessDeployer(settings=DeploySettings(port_first=20_000, port_last=29_999), folder=node.folder)
+    return NodeInstances(gateway=node.gateway, deployer=deployer, node="n")
 
 
 async def test_a_secret_is_nowhere_where_others_look(

@@ -201,6 +201,27 @@ async def test_a_version_with_requests_at_work_is_not_retired(site: Any, name: A
     assert (await site.runs.retire(old)).retiring
 
 
+async def test_a_version_that_is_marked_already_is_not_retired_under_a_request_that_began_before(
+    site: Any, name: Any, upstream: Any, until: Any
+) -> None:
+    """The mark is a row; whether it may be stopped is asked again and again, also by an attempt that did not set the mark."""
+    upstream.answer = upstream.slowly
+    product = name("m")
+    old = await site.register(f"{product}-1.0.0", upstream.url)
+    tenant = await site.tenant(old)
+    request = asyncio.create_task(site.get(tenant, f"/{product}"))
+    await until(lambda: upstream.requests)
+    await site.enable(tenant, await site.register(f"{product}-2.0.0", upstream.url))
+    connection = await asyncpg.connect(site.dsn)
+    await connection.execute("insert into retirements (module) values ($1)", old)
+    await connection.close()
+    version = await site.runs.retire(old)
+    assert (version.retiring, version.in_flight) == (False, 1)
+    upstream.gate.set()
+    await request
+    assert (await site.runs.retire(old)).retiring
+
+
 async def test_of_a_claim_and_a_retirement_at_the_same_moment_one_wins(site: Any, name: Any) -> None:
     for _ in range(8):
         module = await site.register(f"{name('m')}-1.0.0")
