@@ -81,7 +81,7 @@ class NodeInstances:
         Returns:
             Why it was left; empty if it is stopped.
         """
-        async with self._lock(module):
+        async with self._alone(module):
             running = await self._deployer.find(instance)
             if running is None or running.generation != generation or running.module_id != module:
                 return "another process runs by now, or none"
