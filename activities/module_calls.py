@@ -91,7 +91,7 @@ class ModuleCalls:
                 instance.url + call.path,
                 params={"wait": str(round(wait * 1000))} if wait else None,
                 headers=_headers(tenant, url, call),
-                timeout=wait + 30,
+                timeout=wait + self._settings.look_timeout,
             )
         except httpx.HTTPError:
             return None

@@ -29,7 +29,7 @@ from gateway_client import (
     NotFound,
     OverlayRequest,
 )
-from module_data import PostgresData, RestoreFailed, SchemaCopy, ToolsMissing
+from module_data import ModuleDataError, PostgresData, RestoreFailed, SchemaCopy, ToolsMissing
 from upgrade_core.descriptors import ModuleDescriptor, Undo
 from upgrade_core.ids import step_key
 from upgrade_core.plan import Kind
@@ -205,7 +205,7 @@ class TenantInitActivities(TenantInitSteps):
                 await self._forget_job(init, await self._instance(init, prefer=intent.instance), job_path)
             return _state(intent.answer, intent)
         module = init.module
-        begun = changed = self._clock.now()
+        begun = changed = still = heard = self._clock.now()
         seen = ""
         long_poll = _LONG_POLL if dialect_of(module) is Dialect.OKAPI_2 else 0.0
         told: tuple[str, tuple[str, ...]] = ("", ())
@@ -221,10 +221,13 @@ class TenantInitActivities(TenantInitSteps):
                     await self._forget_job(init, instance, job_path)
                     return state
                 if answer.effect is Effect.RETRY:
-                    if self._clock.now() - changed > self._init.stall_after:
+                    still = self._clock.now()
+                    if still - heard > self._init.stall_after:
                         return await self._unknown(init, intent, f"looks at {job_path} fail: {answer.errors[0]}")
-                elif response.text != seen:
-                    seen, changed = response.text, self._clock.now()
+                else:
+                    heard = self._clock.now()
+                    if response.text != seen:
+                        seen, changed, still = response.text, heard, heard
                 if answer.effect is Effect.FOLLOW and (answer.progress, answer.messages) != told:
                     told = (answer.progress, answer.messages)
                     await self._report(
@@ -234,7 +237,12 @@ class TenantInitActivities(TenantInitSteps):
                             messages=answer.messages, warnings=answer.warnings,
                         ),
                     )  # fmt: skip
-            unchanged = self._clock.now() - changed
+            else:
+                still = self._clock.now()
+            known = intent.generation is not None
+            if not known and await self._is_seen_at_work(init.request):
+                still = self._clock.now()
+            unchanged = self._clock.now() - (changed if known else still)
             if instance is not None and await self._has_stalled(init, intent, instance, unchanged):
                 restarted = instance.generation != intent.generation
                 why = f"{module.id} {'was restarted while it' if restarted else 'said that it'} worked on {job_path}"
@@ -242,11 +250,22 @@ class TenantInitActivities(TenantInitSteps):
             pause = next_look(self._clock.now() - begun, first=self._init.poll_first, longest=self._init.poll_max)
             await self._clock.sleep(pause)
 
+    async def _is_seen_at_work(self, request: CheckedChange) -> bool:
+        """Whether anybody is at work in the data now; so it is, too, where that cannot be seen."""
+        data = self._open_data(request)
+        if data is None:
+            return True
+        try:
+            return bool(await data.sessions(request.checked.schema))
+        except ModuleDataError:
+            return True
+
     async def _has_stalled(self, init: "_Init", intent: IntentState, instance: Instance, unchanged: float) -> bool:
         """Whether a job is dead: its module was restarted, and it is quiet where its data can be seen, else by the clock.
 
         Of an instance that was not deployed here nobody says whether it was restarted: its job is dead when it has told
-        nothing new for `init.stall_after` seconds and its data is quiet too; where that cannot be seen it is followed on.
+        nothing new for `init.stall_after` seconds and at no look anybody was at work in its data; where that cannot be seen it
+        is followed on.
         """
         data = self._open_data(init.request)
         if intent.generation is None:

@@ -47,7 +47,8 @@ async def world(world_of_file: World) -> AsyncIterator[World]:
     world_of_file.proxy.seen.clear()
     world_of_file.wire.seen.clear()
     world_of_file.module.posts.clear()
-    world_of_file.module.hung = 0
+    world_of_file.module.forget()
+    world_of_file.module.seconds = 0.0
     world_of_file.module.most_at_work = 0
     world_of_file.module.location = "/_/tenant/{id}"
     world_of_file.module.answer = lambda _: None

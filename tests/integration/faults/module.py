@@ -13,10 +13,11 @@ SCHEMA = "{tenant}_{product}"
 
 
 class Migrating:
-    """An HTTP server; `how` says how tenant init is answered: `sync`, or `job` as `_tenant` 2.0 has it.
+    """An HTTP server; `how` says how tenant init is answered: `sync`, `job` as `_tenant` 2.0 has it, `uplift` as `_tenantInit`.
 
     A migration is one transaction: the version and a row in `inits`, so that what was restored was not migrated.
-    `hung`: jobs begin, and never go on. `forget()`: as a restart, which loses the jobs.
+    `hung`: so many jobs begin, and never go on. `seconds`: how long a migration takes. `location`: the header of a job's begin.
+    `forget()`: as a restart, which loses the jobs.
     """
 
     def __init__(self, dsn: str, *, how: str = "sync") -> None:
@@ -29,6 +30,8 @@ class Migrating:
         self.at_work = 0
         self.most_at_work = 0
         self.location = "/_/tenant/{id}"
+        self.seconds = 0.0
+        self.schemas: dict[str, str] = {}
         self.answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse] | None] = lambda _: None
         self.checked: list[str] = []
         self._runner: web.ServerRunner | None = None
@@ -71,25 +74,29 @@ class Migrating:
             return web.Response(status=204)
         body = json.loads(await request.read())
         self.posts.append(body)
-        schema = request.headers["X-Okapi-Tenant"] + "_" + product_of(body)
+        schema = self.schemas[request.headers["X-Okapi-Tenant"]]
         if self.how == "sync":
             await self._migrate(schema, body)
             return web.json_response({"messages": ["went well"]})
         job = str(uuid.uuid4())
-        self.jobs[job] = {"id": job, "complete": False}
+        self.jobs[job] = {"id": job, "complete": False, "status": "running"}
         if self.hung:
             self.hung -= 1
         else:
             task = asyncio.create_task(self._work(job, schema, body))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        headers = {"Location": self.location.format(id=job, url=self.url)}
-        return web.json_response(self.jobs[job], status=201, headers=headers)
+        headers = {"Location": self.location.format(id=job, url=self.url)} if self.location else {}
+        return web.json_response(self.jobs[job], status=202 if self.how == "uplift" else 201, headers=headers)
 
     async def _work(self, job: str, schema: str, body: dict[str, Any]) -> None:
-        await self._migrate(schema, body)
+        try:
+            await self._migrate(schema, body)
+        except asyncpg.PostgresError as error:
+            self.jobs[job].update(complete=True, status="error", error=str(error))
+            return
         if job in self.jobs:
-            self.jobs[job].update(complete=True, messages=["went well"])
+            self.jobs[job].update(complete=True, status="done", messages=["went well"])
 
     async def _migrate(self, schema: str, body: dict[str, Any]) -> None:
         self.at_work += 1
@@ -101,15 +108,11 @@ class Migrating:
                     await connection.execute(f"create schema if not exists {schema}")
                     await connection.execute(f"create table if not exists {schema}.inits (n serial, version text)")
                     await connection.execute(f"create table if not exists {schema}.users (name text, version text)")
-                    await connection.execute(f"update {schema}.users set version = $1", body.get("module_to"))
-                    await connection.execute(f"insert into {schema}.inits (version) values ($1)", body.get("module_to"))
+                    wanted = body.get("module_to") or body.get("version_to")
+                    await connection.execute(f"update {schema}.users set version = $1", wanted)
+                    await connection.execute(f"insert into {schema}.inits (version) values ($1)", wanted)
+                    await connection.execute("select pg_sleep($1)", self.seconds)
             finally:
                 await connection.close()
         finally:
             self.at_work -= 1
-
-
-def product_of(body: dict[str, Any]) -> str:
-    """The product of a tenant init, as a part of a schema's name."""
-    module = body.get("module_to") or body["module_from"]
-    return str(module).rsplit("-", 1)[0].replace("-", "_")

@@ -40,7 +40,7 @@ PATIENT, HASTY = 15.0, 0.5
 """Seconds of one call of the gateway; hasty is the worker for whom the gateway hangs, or is slow."""
 FASTER = 0.05
 """Retry intervals of the policies are this much shorter here."""
-INIT = InitSettings(poll_first=0.02, poll_max=0.1, connect_retry=1.0, quiet=0.1, stall_after=0.6, synchronous_max=1.0)
+INIT = InitSettings(poll_first=0.02, poll_max=0.1, connect_retry=5.0, quiet=0.1, stall_after=0.6, synchronous_max=1.0)
 SERVER = """
 import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -151,11 +151,11 @@ class World:
                 script = self.folder / "server.py"
                 script.write_text(SERVER)
                 more["launchDescriptor"] = {"exec": f"{sys.executable} -S {script} %p"}
-            await self._register(f"{product}-{version}", None if launch else self.wire.url, **more)
+            await self._register(f"{product}-{version}", None if launch else self.wire.url, uplift=how == "uplift", **more)
         self.module.how = how
         tenant = await self.site.tenant(f"{product}-1.0.0")
         job = await self.site.job(tenant, f"{product}-2.0.0")
-        schema = f"{tenant}_{product}"
+        schema = self.module.schemas[tenant] = f"{tenant}_{product}"
         await self.sql(
             f"create schema {schema}; create table {schema}.inits (n serial, version text);"
             f" create table {schema}.users (name text, version text);"
@@ -164,11 +164,12 @@ class World:
         await self.site.runs.set_data_version(job.id, product, f"{product}-1.0.0")
         return Subject(tenant=tenant, product=product, job=job, module=self.module, undo=undo)
 
-    async def _register(self, module: str, url: str | None, **more: Any) -> None:
+    async def _register(self, module: str, url: str | None, *, uplift: bool, **more: Any) -> None:
         product, version = module.rsplit("-", 1)
         paths = {"/_/tenant": ["POST"], "/_/tenant/{id}": ["GET", "DELETE"]}
         handlers = [{"methods": methods, "pathPattern": path, "permissionsRequired": []} for path, methods in paths.items()]
-        system = {"id": "_tenant", "version": "2.0", "interfaceType": "system", "handlers": handlers}
+        name, number = ("_tenantInit", "1.0") if uplift else ("_tenant", "2.0")
+        system = {"id": name, "version": number, "interfaceType": "system", "handlers": handlers}
         own = {
             "id": product,
             "version": version[:3],
@@ -286,9 +287,12 @@ async def obey(options: Options, method: Callable[[Any], Awaitable[Any]], reques
 
 
 @contextlib.asynccontextmanager
-async def make_world(gateway_dsn: str, modules_dsn: str, folder: Path, temporal: Client) -> AsyncIterator[World]:
-    """Start everything, and stop it."""
-    running = await asyncio.to_thread(Running(gateway_dsn, settle=0.02, grace=1.0).start)
+async def make_world(
+    gateway_dsn: str, modules_dsn: str, folder: Path, temporal: Client, *, line: str = "", **gateway_settings: Any
+) -> AsyncIterator[World]:
+    """Start everything, and stop it. `line`: the gateway's own way to its database, if it is another one than the test's."""
+    settings_of_gateway = {"settle": 0.02, "grace": 1.0, **gateway_settings}
+    running = await asyncio.to_thread(Running(line or gateway_dsn, **settings_of_gateway).start)
     site = Site(running.url, gateway_dsn, running=running)
     module = await Migrating(modules_dsn).start()
     data = DataSettings(dsn=modules_dsn, schema_pattern="{tenant}_{product_}")
