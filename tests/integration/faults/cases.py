@@ -8,7 +8,7 @@ from activities import options
 from activities.options import Options
 from activities.signatures import FinishStep, FollowRequest, InitState, JobRef, ModuleRef, PhaseStep, Told
 from gateway_client import Instance
-from tests.integration.faults.world import Subject, World
+from tests.integration.faults.world import SERVER, Subject, World
 from upgrade_core.descriptors import Undo
 
 Method = Callable[[Any], Awaitable[Any]]
@@ -161,8 +161,7 @@ async def retired(world: World, subject: Subject) -> Ready:
 
 SNAPSHOT: dict[str, Any] = {"undo": Undo.SNAPSHOT}
 REVERSIBLE: dict[str, Any] = {"undo": Undo.REVERSIBLE, "rerunnable": True}
-LAUNCHED: dict[str, Any] = {"launch": True}
-CHECKS: dict[str, Any] = {"checks": [{"method": "GET", "path": "/mod"}]}
+LAUNCHED: dict[str, Any] = {"launch": SERVER}
 
 CASES = (
     Case(name="gateway.begin", ready=begin, options=options.SHORT, subject=SNAPSHOT),
@@ -175,7 +174,7 @@ CASES = (
     Case(name="gateway.set_phase", ready=set_phase, options=options.SHORT, subject=SNAPSHOT),
     Case(name="gateway.finish", ready=finish, options=options.SHORT, subject=SNAPSHOT),
     Case(name="checks.check", ready=check, options=options.CHECK, subject=SNAPSHOT),
-    Case(name="checks.verify", ready=verify, options=options.VERIFY, subject=SNAPSHOT | CHECKS),
+    Case(name="checks.verify", ready=verify, options=options.VERIFY, subject=SNAPSHOT | {"checked": "/a"}),
     Case(name="snapshots.take", ready=take, options=options.COPY, subject=SNAPSHOT),
     Case(name="tenant_init.start", ready=start, options=options.INIT, subject=SNAPSHOT),
     Case(name="tenant_init.start", title="of a job", ready=start, options=options.INIT, subject=SNAPSHOT | {"how": "job"}),

@@ -10,7 +10,7 @@ import pytest
 from activities import options
 from activities.signatures import FinishStep
 from gateway_client import GatewayRefused, InitReport, Instance, IntentRequest
-from tests.integration.faults.world import Subject, World, obey
+from tests.integration.faults.world import SERVER, Subject, World, obey
 
 
 async def ended(world: World, subject: Subject) -> None:
@@ -98,7 +98,7 @@ async def test_that_it_is_asked_for_once_more_counts_once_for_each_attempt(world
 
 
 async def test_an_end_of_a_version_that_was_told_before_forgets_no_new_instance(world: World) -> None:
-    subject = await world.subject(launch=True)
+    subject = await world.subject(launch=SERVER)
     runs = world.site.runs
     instance = Instance(id=f"{subject.new}@n", module=subject.new, url="http://127.0.0.1:1", node="n", generation="1")
     await runs.put_instance(instance)

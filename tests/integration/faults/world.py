@@ -142,15 +142,36 @@ class World:
             clock=clock,
         )
 
-    async def subject(self, *, how: str = "sync", undo: Undo = Undo.SNAPSHOT, launch: bool = False, **uplift: Any) -> Subject:
-        """A tenant with data, at the point where its job has been planned."""
+    async def subject(
+        self,
+        *,
+        how: str = "sync",
+        undo: Undo = Undo.SNAPSHOT,
+        launch: str = "",
+        moods: str = "",
+        checked: str = "",
+        **uplift: Any,
+    ) -> Subject:
+        """A tenant with data, at the point where its job has been planned.
+
+        Args:
+            how: See `Migrating`.
+            undo: Undo mode of its versions.
+            launch: Python source of a server, for versions that are deployed; empty: the module of this world is their instance.
+            moods: Its arguments beside the port.
+            checked: Path below the product's that is checked before the switch.
+            uplift: More of `metadata.uplift`.
+        """
         product = unique("modf")
+        if checked:
+            path = f"/{product}{checked}"
+            uplift["checks"] = [{"method": "GET", "path": path, "status": 200, "json": {"path": path}}]
         for version in ("1.0.0", "2.0.0"):
             more: dict[str, Any] = {"metadata": {"uplift": {"undo": undo.value, **uplift}}}
             if launch:
-                script = self.folder / "server.py"
-                script.write_text(SERVER)
-                more["launchDescriptor"] = {"exec": f"{sys.executable} -S {script} %p"}
+                script = self.folder / f"{product}.py"
+                script.write_text(launch)
+                more["launchDescriptor"] = {"exec": f"{sys.executable} -S {script} %p {moods}".strip()}
             await self._register(f"{product}-{version}", None if launch else self.wire.url, uplift=how == "uplift", **more)
         self.module.how = how
         tenant = await self.site.tenant(f"{product}-1.0.0")
