@@ -102,6 +102,12 @@ async def carry_out(replica: Replica, operation: tuple[str, int, int, int]) -> N
                 for row in await connection.fetch("select id, product from holds where product = $1", product):
                     await platform.holds.resume(row["id"], product=product, holder="operator", override=True, messages=[])
         case "overlay":
+            async with platform.database.connection() as connection:
+                await connection.execute(
+                    "insert into jobs (id, tenant, request, modules, state) values ($1, 'supertenant', '{}', '[]', 'queued')"
+                    " on conflict do nothing",
+                    f"j{three % 2}",
+                )
             await platform.runs.open_overlay(
                 token=f"{one}{two}{three}", job=f"j{three % 2}", tenant=tenant, product=module[0], module=module
             )
