@@ -154,12 +154,11 @@ class GroupChange(HoldPoint):
 
     async def _init(self, change: Change) -> None:
         checked, request = self._checked[change.product], self._checked_change(change)
-        undo_request = request
         stop_if_aborted()
         self._enter(Step.INIT)
 
         async def undo_init() -> None:
-            await self._undo_init(undo_request)
+            await self._undo_init(replace(request, asks=1))
 
         self._undo.push(f"undo init of {change.subject} ({checked.undo})", undo_init)
         while True:

@@ -77,20 +77,24 @@ class HoldPoint:
     async def _undo_init(self, request: CheckedChange) -> None:
         """Take back what tenant init did; what a person lets be is noted as left."""
         while True:
-            result: UndoResult = await self._told(
-                lambda known: workflow.execute_activity_method(
-                    TenantInitSteps.undo,
-                    replace(request, known=known),
-                    summary=f"undo init of {request.change.subject}",
-                    **options.UNDO,
-                )
-            )
+            result = await self._undo_init_once(request)
             self._warnings.extend(result.warnings)
             if result.done:
                 return
             if await self._hold_point("; ".join(result.left)) == "skip":
                 self._left = (*self._left, *result.left)
                 return
+            request = replace(request, asks=result.asked + 1)
+
+    async def _undo_init_once(self, request: CheckedChange) -> UndoResult:
+        return await self._told(
+            lambda known: workflow.execute_activity_method(
+                TenantInitSteps.undo,
+                replace(request, known=known),
+                summary=f"undo init of {request.change.subject}",
+                **options.UNDO,
+            )
+        )
 
     async def _told(self, step: Callable[[tuple[Fact, ...]], Awaitable[_Result]]) -> _Result:
         """A step that is told what the run knows: nothing, unless it keeps that (`GroupChange`)."""

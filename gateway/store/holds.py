@@ -212,10 +212,14 @@ class HoldStore:
                 await make_move(connection, job, tenant, move)
                 await change_module(connection, job, move.subject, phase="watching" if move.bind else None, stage=stage)
             seconds = await connection.fetchval(
-                "with gone as (delete from holds where id = any($1) returning id, since), told as (insert into opened_holds"
-                " (id, holder) select id, 'job ' || $2 from gone on conflict (id) do nothing)"  # what proves it to the run
+                "with gone as (delete from holds where id = any($1) returning since)"
                 " select coalesce(max(extract(epoch from clock_timestamp() - since)), 0)::float8 from gone",
-                hold_ids, job,
+                hold_ids,
+            )
+            # What proves it to the run; and an UPDATE of the step that comes late, since its sender gave it up, holds nothing.
+            await connection.execute(
+                "insert into opened_holds (id, holder) select id, $2 from unnest($1::text[]) id on conflict (id) do nothing",
+                hold_ids, f"job {job}",
             )  # fmt: skip
             await _tell_resumed(connection, hold_ids, messages)
             await connection.execute("update jobs set held_seconds = held_seconds + $2 where id = $1", job, seconds)

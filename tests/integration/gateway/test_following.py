@@ -102,9 +102,16 @@ async def carry_out(replica: Replica, operation: tuple[str, int, int, int]) -> N
                 for row in await connection.fetch("select id, product from holds where product = $1", product):
                     await platform.holds.resume(row["id"], product=product, holder="operator", override=True, messages=[])
         case "overlay":
-            await platform.runs.open_overlay(
-                token=f"{one}{two}{three}", job=f"j{three % 2}", tenant=tenant, product=module[0], module=module
-            )
+            async with platform.database.connection() as connection:
+                await connection.execute(
+                    "insert into jobs (id, tenant, request, modules, state) select $1, id, '{}', '[]', 'queued' from tenants"
+                    " order by id limit 1 on conflict do nothing",
+                    f"j{three % 2}",
+                )
+            with contextlib.suppress(Conflict):  # without a tenant there is no job
+                await platform.runs.open_overlay(
+                    token=f"{one}{two}{three}", job=f"j{three % 2}", tenant=tenant, product=module[0], module=module
+                )
         case "closing":
             await platform.runs.close_overlay(job=f"j{three % 2}", product=product)
         case "closed":
