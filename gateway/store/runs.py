@@ -87,6 +87,7 @@ class RunStore:
             module: Whose instance is asked.
             instance: Which is asked.
             generation: That instance's process.
+            run: The run that asks; empty if it does not say.
             attempt: Who is about to ask: what it wrote and has not asked yet is new to it, however often it says so.
 
         Returns:

@@ -17,4 +17,4 @@ def test_counters_end_as_prometheus_wants_and_nothing_else_does() -> None:
 
 
 def test_no_metric_is_labelled_with_what_nobody_bounds() -> None:
-    assert {label for family in FAMILIES.values() for label in family.labels} == {"module", "status", "reply", "state"}
+    assert {label for family in FAMILIES.values() for label in family.labels} == {"module", "status", "reply", "state", "kind"}
