@@ -65,16 +65,16 @@ class Cell:
 
 
 def matrix() -> Iterator[Cell]:
-    """All cases."""
-    for moment in MOMENTS:
-        for component in COMPONENTS:
-            if component not in moment.absent:
-                yield Cell(component=component, moment=moment)
-    for delay in DELAYS[1:]:
+    """All cases; those that take longest come first, so that several processes end together."""
+    for delay in reversed(DELAYS[1:]):
         for moment in MOMENTS:
             if moment.name == DELAYED:
                 for component in COMPONENTS:
                     yield Cell(component=component, moment=moment, comeback=delay)
+    for moment in MOMENTS:
+        for component in COMPONENTS:
+            if component not in moment.absent:
+                yield Cell(component=component, moment=moment)
 
 
-__all__ = ["COMPONENTS", "DELAYED", "DELAYS", "Cell", "matrix"]
+__all__ = ["COMPONENTS", "DELAYED", "DELAYS", "QUICK", "Cell", "matrix"]

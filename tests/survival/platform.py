@@ -29,7 +29,7 @@ UPLIFT = (sys.executable, "-m", "uplift_cli.main")
 PARTS = ("worker", "gateway", "temporal", "postgres")
 PATIENCE = 90.0
 """Seconds for whatever a test waits for, beside the time that something stays away."""
-_LOOK = 0.05
+_LOOK = 0.1
 _CONFIG = """
 [gateway]
 url = "{proxy}"

@@ -114,7 +114,7 @@ async def goes_on(case: Case, run: Run, pids: dict[str, int], *, since: int) -> 
             return max(0.0, now - back) if back is not None else 0.0
         if (await platform.job(case.tenant, run.job))["complete"] and (back is not None or not platform.needed(pids)):
             return max(0.0, now - back) if back is not None else 0.0
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
     raise AssertionError(f"nothing goes on; back: {back}")
 
 
@@ -123,7 +123,7 @@ async def still_written(*writers: Writer) -> None:
     goals = [writer.acknowledged + 3 for writer in writers]
     async with asyncio.timeout(PATIENCE):
         while any(writer.acknowledged < goal for writer, goal in zip(writers, goals, strict=True)):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
 
 
 async def check_record(case: Case, job: dict[str, Any], cell: Cell) -> None:
