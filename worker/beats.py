@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+from temporalio import client, worker
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from activities.translate import beating
 
 
-class Beats(Interceptor):
-    """Makes each activity of a worker heartbeat for as long as it runs."""
+class Beats(client.Interceptor, worker.Interceptor):
+    """Makes each activity of all workers on a client heartbeat for as long as it runs."""
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002 - the SDK's name
         """Wrap an activity."""

@@ -92,7 +92,7 @@ async def _serve(settings: Settings) -> None:
     temporal = await connect(
         settings.temporal,
         runtime=runtime_with_metrics(settings.worker.metrics_address),
-        interceptors=trace_interceptors(tracing),
+        interceptors=[*trace_interceptors(tracing), Beats()],
     )
     await register_search_attributes(temporal)
     token = read_secret(settings.worker.gateway_token, what="worker.gateway_token") if settings.worker.gateway_token else ""
@@ -177,7 +177,6 @@ def build_workers(
             deploy.place, deploy.retire, deploy.retired,
         ],
         workflow_runner=workflow_runner(),
-        interceptors=[Beats()],
         max_concurrent_activities=settings.worker.max_activities,
         max_concurrent_workflow_tasks=settings.worker.max_workflow_tasks,
         max_cached_workflows=settings.worker.cached_runs,
@@ -189,7 +188,6 @@ def build_workers(
         temporal,
         task_queue=node_queue(queue, settings.worker.node),
         activities=[deploy.start, deploy.stop],
-        interceptors=[Beats()],
         max_concurrent_activities=settings.worker.max_activities,
         graceful_shutdown_timeout=grace,
         max_heartbeat_throttle_interval=timedelta(seconds=settings.worker.heartbeat_every),

@@ -97,8 +97,9 @@ async def tenant_of(platform: Platform, moment: Moment, neighbour: Writer) -> As
         platform.proxy.clear()
         await writer.stop()
         await neighbour.stop()
-        await platform.remove(tenant)
         platform.caller.kill_under_way = False
+    # Where the case failed the stack is given up, and looked at as it is.
+    await platform.remove(tenant)
 
 
 async def goes_on(case: Case, run: Run, pids: dict[str, int], *, since: int) -> float:
