@@ -148,7 +148,7 @@ class CheckActivities(CheckSteps):
             wanted = json.loads(check.json)
             try:
                 given = answer.json()
-            except ValueError:
+            except (ValueError, RecursionError):
                 return f"{what}: expected JSON, got {answer.text[:_SHOWN]!r}"
             if not _contains(given, wanted):
                 return f"{what}: expected {check.json[:_SHOWN]}, got {answer.text[:_SHOWN]}"
@@ -161,14 +161,14 @@ class CheckActivities(CheckSteps):
             return f"data version at {path}: {answer}"
         try:
             version = answer.json().get("version")
-        except (ValueError, AttributeError):
+        except (ValueError, RecursionError, AttributeError):
             version = None
         if answer.status_code != 200 or version not in (module, str(ModuleId.parse(module).version)):  # noqa: PLR2004
             return f"data version at {path}: expected {module}, got {answer.status_code}: {answer.text[:_SHOWN]}"
         return None
 
     async def _ask(self, base: str, tenant: str, method: str, path: str) -> httpx.Response | str:
-        text = ""
+        text, broken = "", False
         for attempt in range(self._verify.attempts):
             if attempt:
                 await asyncio.sleep(_RETRY)
@@ -178,6 +178,10 @@ class CheckActivities(CheckSteps):
                 )
             except httpx.HTTPError as error:
                 text = f"no answer: {str(error) or type(error).__name__}"
+                broken = not isinstance(error, httpx.ReadTimeout)
+        if broken:
+            # Either the module broke off, which the gateway passes on, or the gateway itself is away: then it is no verdict.
+            await self._gateway.versions()
         return text
 
 

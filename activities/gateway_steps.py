@@ -1,7 +1,7 @@
 """Steps that the gateway does, and waiting for what they started."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError
@@ -163,14 +163,10 @@ class GatewayActivities(GatewaySteps):
         """Give the claims back; what nobody needs any more retires after its grace."""
         with translated():
             for module in _left_behind(request.changes):
-                version = await self._gateway.version(module)
-                if not version.needed_by and _deployed(version):
-                    await self.tell_unneeded(module, now=False)
+                await self._leave(module, self._gateway.version(module))
             for change in request.changes:
                 if change.version_to is not None or change.kind is Kind.PURGE:
-                    version = await self._gateway.give_back(request.job, change.subject)
-                    if not version.needed_by and _deployed(version):
-                        await self.tell_unneeded(change.subject, now=False)
+                    await self._leave(change.subject, self._gateway.give_back(request.job, change.subject))
 
     @activity.defn(name="gateway.set_phase")
     async def set_phase(self, request: PhaseStep) -> None:
@@ -195,11 +191,26 @@ class GatewayActivities(GatewaySteps):
             except NotFound:
                 activity.logger.warning("the record of job %s was removed while it ran", request.job)
 
+    async def _leave(self, module: str, asked: Awaitable[Version]) -> None:
+        """Tell the run of a version that nobody needs it, if so; one that is not registered any more is gone already."""
+        try:
+            version = await asked
+        except NotFound:
+            return
+        if not version.needed_by and _deployed(version):
+            await self.tell_unneeded(module, now=False)
+
     async def _claim(self, job: str, module: str, subject: str) -> Version:
+        """Claim a version; one that is on its way out is waited for, and its run told to go on, lest nobody is at work on it."""
+        loop = asyncio.get_running_loop()
+        tell_at = loop.time() + _LOOK
         while True:
             try:
                 return await self._gateway.claim(job, ClaimRequest(module=module, subject=subject))
             except Retiring:
+                if loop.time() >= tell_at:
+                    await self.tell_unneeded(module, now=True)
+                    tell_at = loop.time() + _LOOK
                 await asyncio.sleep(_RETIRING_PAUSE)
 
     async def _deployed(self, job: str, module: str) -> None:

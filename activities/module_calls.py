@@ -39,11 +39,21 @@ class ModuleCalls:
     ) -> None:
         self._gateway = gateway
         self._settings = settings
+        timeout = httpx.Timeout(connect=5, write=60, pool=None, read=settings.synchronous_max)
+        hooks = {"request": [on_request] if on_request is not None else []}
         self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(connect=5, write=60, pool=None, read=settings.synchronous_max),
+            timeout=timeout,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=50, keepalive_expiry=3),
             trust_env=False,
-            event_hooks={"request": [on_request] if on_request is not None else []},
+            event_hooks=hooks,
+        )
+        # What has an effect goes on a connection of its own: one that was kept may lead to a process that is no more, and
+        # then nobody could say whether it was sent.
+        self._fresh = httpx.AsyncClient(
+            timeout=timeout,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            trust_env=False,
+            event_hooks=hooks,
         )
 
     async def instance(self, module: str, *, prefer: str = "") -> Instance | None:
@@ -62,7 +72,7 @@ class ModuleCalls:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self._http.request(
+                return await self._fresh.request(
                     call.method, instance.url + call.path, content=call.body, headers=_headers(tenant, url, call)
                 )
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -81,7 +91,7 @@ class ModuleCalls:
                 instance.url + call.path,
                 params={"wait": str(round(wait * 1000))} if wait else None,
                 headers=_headers(tenant, url, call),
-                timeout=wait + 30,
+                timeout=wait + self._settings.look_timeout,
             )
         except httpx.HTTPError:
             return None

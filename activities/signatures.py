@@ -81,7 +81,8 @@ class CheckedChange:
 
     Attributes:
         key: Key of the step's request, the same for every retry.
-        asks: How often tenant init may have been asked for: more than once only when a person decided so.
+        asks: How often tenant init (in `undo`: its reverse) may have been asked for: more than once only when a person
+            decided so.
         parameters: Key and value pairs for tenant init.
     """
 
@@ -148,11 +149,13 @@ class UndoResult:
         done: Whether everything is as before; otherwise a person decides.
         left: What is left, one sentence each.
         warnings: What the operator should know.
+        asked: How often the module was asked to take its migration back so far.
     """
 
     done: bool = True
     left: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    asked: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

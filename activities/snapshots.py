@@ -5,7 +5,7 @@ from pathlib import Path
 from temporalio import activity
 
 from activities.signatures import CheckedChange, Copied, SnapshotSteps
-from activities.translate import beating, translated
+from activities.translate import beating, translated, until_answered
 from gateway_client import GatewayClient, Snapshot
 from module_data import PostgresData
 from uplift_settings import read_secret
@@ -47,20 +47,20 @@ class SnapshotActivities(SnapshotSteps):
                     lock_wait=self._snapshots.lock_wait,
                 )
                 copy = await data.copy(checked.schema, folder=self._folder / request.tenant, name=snapshot_id(request))
-                await self._gateway.add_snapshot(
-                    Snapshot(
-                        id=snapshot_id(request),
-                        job=request.job,
-                        tenant=request.tenant,
-                        product=request.change.product,
-                        module=request.change.version_from,
-                        node=self._node,
-                        dsn=checked.dsn,
-                        schema_name=copy.schema,
-                        path=copy.path,
-                        size=copy.size,
-                        digest=copy.digest,
-                        existed=copy.existed,
-                    )
+                record = Snapshot(
+                    id=snapshot_id(request),
+                    job=request.job,
+                    tenant=request.tenant,
+                    product=request.change.product,
+                    module=request.change.version_from,
+                    node=self._node,
+                    dsn=checked.dsn,
+                    schema_name=copy.schema,
+                    path=copy.path,
+                    size=copy.size,
+                    digest=copy.digest,
+                    existed=copy.existed,
                 )
+                # A gateway that is away is no reason to copy anew, nor to give up after some copies.
+                await until_answered(lambda: self._gateway.add_snapshot(record))
         return Copied(bytes=copy.size)

@@ -5,18 +5,21 @@ asks once more only when the first is over for sure and doing it again is harmle
 """
 
 import asyncio
-from dataclasses import replace
+import uuid
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
+import httpx
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError
 
 from activities.checks import purpose_of
+from activities.clock import Clock
 from activities.module_calls import ModuleCalls, NoAnswer, NothingSent
 from activities.signatures import CheckedChange, FollowRequest, InitState, TenantInitSteps, UndoResult
 from activities.snapshots import snapshot_id
-from activities.translate import beating, final, translated
+from activities.translate import beating, final, translated, until_answered
 from gateway_client import (
     GatewayClient,
     InitReport,
@@ -26,22 +29,45 @@ from gateway_client import (
     NotFound,
     OverlayRequest,
 )
-from module_data import ModuleDataError, PostgresData, SchemaCopy
+from module_data import ModuleDataError, PostgresData, RestoreFailed, SchemaCopy, ToolsMissing
 from upgrade_core.descriptors import ModuleDescriptor, Undo
+from upgrade_core.ids import step_key
 from upgrade_core.plan import Kind
 from upgrade_core.runs import module_run_id
-from upgrade_core.tenant_init import Dialect, Effect, InitAnswer, dialect_of, init_call, job_call, read_answer, read_job
+from upgrade_core.tenant_init import (
+    Dialect,
+    Effect,
+    InitAnswer,
+    dialect_of,
+    init_call,
+    job_call,
+    next_look,
+    read_answer,
+    read_job,
+)
 from uplift_settings import read_secret
 from uplift_settings.tree import DataSettings, InitSettings, SnapshotSettings
 
 _LONG_POLL = 5.0
 """Seconds of one long poll, for modules that can."""
-_GROWTH = 0.1
-"""Share of the time that a job has taken after which it is looked at again: it is noticed at most that much late."""
 _RESTART_WAIT = 120.0
 _END_SESSIONS_FOR = 120.0
+_RESTORE_PAUSES = (1.0, 5.0)
+"""Seconds between tries of a restore before a person is asked."""
+_NOBODY = "-"
+"""Instance of an intent that was written by who only wanted to know whether there is one: nobody was asked."""
+_SETTLED_EFFECTS = frozenset({"done", "failed", "refused"})
 _SETTLED = 2.0
 """Seconds without a lock after sessions were ended, before a restore begins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Init:
+    """A tenant init: what the run wants, the module that is asked, and whether it takes an earlier one back."""
+
+    request: CheckedChange
+    module: ModuleDescriptor
+    reverse: bool = False
 
 
 class TenantInitActivities(TenantInitSteps):
@@ -54,6 +80,7 @@ class TenantInitActivities(TenantInitSteps):
         init: Clocks.
         data: Tools of Postgres.
         snapshots: Clocks of restoring.
+        clock: The time of jobs, which may take hours (requirement C4).
     """
 
     def __init__(
@@ -65,6 +92,7 @@ class TenantInitActivities(TenantInitSteps):
         init: InitSettings,
         data: DataSettings,
         snapshots: SnapshotSettings,
+        clock: Clock | None = None,
     ) -> None:
         self._gateway = gateway
         self._temporal = temporal
@@ -72,42 +100,24 @@ class TenantInitActivities(TenantInitSteps):
         self._init = init
         self._data = data
         self._snapshots = snapshots
+        self._clock = clock or Clock()
 
     @activity.defn(name="tenant_init.start")
     async def start(self, request: CheckedChange) -> InitState:
         """Ask for tenant init, once."""
         with translated():
             async with beating():
-                module = await self._gateway.descriptor(request.checked.init_module)
-                instance = await self._calls.instance(module.id)
-                if instance is None:
-                    raise final(f"No running instances for module {module.id}. Can not invoke /_/tenant", "NoInstance")
-                intent = await self._gateway.begin_intent(
-                    request.job,
-                    IntentRequest(
-                        key=request.key,
-                        product=request.change.product,
-                        subject=request.change.subject,
-                        module=module.id,
-                        instance=instance.id,
-                        generation=instance.generation,
-                    ),
-                )
-                if intent.fresh or intent.asked < request.asks:
-                    return await self._ask(request, module, instance, again=not intent.fresh)
-                return await self._go_on(request, module, intent)
+                init = _Init(request=request, module=await self._gateway.descriptor(request.checked.init_module))
+                return await self._start(init)
 
     @activity.defn(name="tenant_init.follow")
     async def follow(self, request: FollowRequest) -> InitState:
         """Follow its job to the end, over restarts of the module and of everything of ours."""
-        step = request.step
         with translated():
             async with beating():
-                module = await self._gateway.descriptor(step.checked.init_module)
-                intent = await self._intent(step, module.id)
-                if intent.state == "ended" and intent.answer is not None:
-                    return _state(intent.answer, intent)
-                return await self._follow(step, module, intent)
+                step = request.step
+                init = _Init(request=step, module=await self._gateway.descriptor(step.checked.init_module))
+                return await self._follow(init)
 
     @activity.defn(name="tenant_init.undo")
     async def undo(self, request: CheckedChange) -> UndoResult:
@@ -115,187 +125,231 @@ class TenantInitActivities(TenantInitSteps):
         checked, change = request.checked, request.change
         with translated():
             async with beating():
-                module = await self._gateway.descriptor(checked.init_module)
+                init = _Init(request=request, module=await self._gateway.descriptor(checked.init_module))
                 await self._gateway.close_overlay(request.job, change.product)
-                intent = await self._intent(request, module.id)
-                if intent.fresh:
-                    await self._report(request, InitReport(state="ended", subject=change.subject, outcome="not asked"))
+                intent = await self._intent(init)
+                if intent.fresh or intent.instance == _NOBODY:
+                    await self._report(init, InitReport(state="ended", subject=change.subject, outcome="not asked"))
                     return UndoResult()
                 if checked.undo is Undo.FORWARD_ONLY:
                     return UndoResult(done=False, left=(f"{change.subject} only goes forward: a person decides",))
-                running = await self._stop_migration(request, module, intent)
+                running = await self._stop_migration(init, intent)
                 if running:
                     return UndoResult(done=False, left=(running,))
-                result = await self._take_back(request)
-                if result.done:
-                    if checked.undo not in (Undo.MODULE, Undo.COMPATIBLE):
-                        await self._gateway.set_data_version(request.job, change.product, change.version_from)
-                    if intent.state != "ended":
-                        await self._report(request, InitReport(state="ended", subject=change.subject, outcome="undone"))
+                # Before anything is taken back: what is still told about it must not count any more.
+                if intent.state != "ended":
+                    await self._report(init, InitReport(state="ended", subject=change.subject, outcome="undone"))
+                result = await self._take_back(init)
+                if result.done and checked.undo not in (Undo.MODULE, Undo.COMPATIBLE):
+                    await self._gateway.set_data_version(request.job, change.product, change.version_from)
                 return result
 
-    async def _ask(
-        self, request: CheckedChange, module: ModuleDescriptor, instance: Instance, *, again: bool = False
-    ) -> InitState:
-        change = request.change
+    async def _start(self, init: "_Init") -> InitState:
+        """Ask, unless an earlier attempt may have asked."""
+        request = init.request
+        instance = await self._instance(init)
+        if instance is None:
+            raise final(f"No running instances for module {init.module.id}. Can not invoke /_/tenant", "NoInstance")
+        url = await self._url(init)
+        intent = await self._intent(init, instance)
+        if intent.fresh:
+            return await self._ask(init, instance, url)
+        if intent.asked < request.asks:
+            return await self._ask_once_more(init, intent, "a person said so", sure=True)
+        if intent.answer is not None and intent.answer.effect in _SETTLED_EFFECTS:
+            return _state(intent.answer, intent)
+        if intent.job_path:
+            return InitState(effect="follow", job_path=intent.job_path, instance=intent.instance, asked=intent.asked)
+        return await self._unknown(init, intent, "an earlier attempt was cut off after it may have asked")
+
+    async def _ask(self, init: "_Init", instance: Instance, url: str) -> InitState:
+        """Send the request. From here on a gateway that is away is waited for: only this attempt knows what was asked."""
+        change, module = init.request.change, init.module
         call = init_call(
             module,
             purpose=purpose_of(change),
             module_from=change.version_from,
             module_to=change.version_to,
-            parameters=request.parameters,
-            run=request.job,
+            parameters=init.request.parameters,
+            run=init.request.job,
         )
         if call is None:
             raise final(f"{module.id} has no call for {change.kind}", "NothingToCall")
-        url = self._gateway.url
-        if change.version_to is not None:
-            overlay = OverlayRequest(product=change.product, module=module.id)
-            url = (await self._gateway.open_overlay(request.job, overlay)).url
-        if again:
-            await self._report(
-                request,
-                InitReport(
-                    state="asked", subject=change.subject, asked_again=True, instance=instance.id,
-                    generation=instance.generation,
-                ),
-            )  # fmt: skip
-        deadline = asyncio.get_running_loop().time() + self._init.connect_retry
+        deadline = self._clock.now() + self._init.connect_retry
         while True:
             try:
-                response = await self._calls.post(instance, call, tenant=request.tenant, url=url)
+                response = await self._calls.post(instance, call, tenant=init.request.tenant, url=url)
             except NothingSent as error:
                 answer = InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(str(error),))
             except NoAnswer as error:
-                activity.logger.warning("tenant init of %s for %s: %s", module.id, request.tenant, error)
-                return await self._unknown(request, module, await self._intent(request, module.id), str(error))
+                activity.logger.warning("tenant init of %s for %s: %s", module.id, init.request.tenant, error)
+                return await self._unknown(init, await self._intent(init), str(error))
             else:
                 answer = read_answer(
                     module, call, status=response.status_code, location=response.headers.get("Location"), body=response.text
                 )
                 # A module may build the job's address from the X-Okapi-Url that it was given.
                 answer = replace(answer, job_path=answer.job_path.removeprefix(urlsplit(url).path))
-            if answer.effect is not Effect.RETRY or asyncio.get_running_loop().time() > deadline:
+            if answer.effect is not Effect.RETRY or self._clock.now() > deadline:
                 break
-            await asyncio.sleep(1)
-        return await self._settle(request, answer, instance)
+            await self._clock.sleep(1)
+        if answer.effect is Effect.UNKNOWN:
+            return await self._unknown(init, await self._intent(init), "; ".join(answer.errors))
+        return await self._settle(init, answer, instance)
 
-    async def _go_on(self, request: CheckedChange, module: ModuleDescriptor, intent: IntentState) -> InitState:
-        """An intent stands already: an earlier attempt may have asked."""
-        if intent.state == "ended" and intent.answer is not None:
+    async def _follow(self, init: "_Init") -> InitState:
+        intent = await self._intent(init)
+        job_path = intent.job_path or ""
+        if intent.answer is not None and intent.answer.effect in _SETTLED_EFFECTS:
+            if job_path:  # an earlier attempt may have been cut off before it did
+                await self._forget_job(init, await self._instance(init, prefer=intent.instance), job_path)
             return _state(intent.answer, intent)
-        if intent.job_path:
-            return InitState(effect="follow", job_path=intent.job_path, instance=intent.instance)
-        return await self._unknown(request, module, intent, "an earlier attempt was cut off after it may have asked")
-
-    async def _follow(self, step: CheckedChange, module: ModuleDescriptor, intent: IntentState) -> InitState:
-        loop = asyncio.get_running_loop()
-        begun = changed = loop.time()
+        module = init.module
+        begun = changed = still = heard = self._clock.now()
         seen = ""
         long_poll = _LONG_POLL if dialect_of(module) is Dialect.OKAPI_2 else 0.0
         told: tuple[str, tuple[str, ...]] = ("", ())
-        job_path = intent.job_path or ""
         while True:
-            instance = await self._calls.instance(module.id, prefer=intent.instance)
-            if instance is not None:
-                call = job_call(module, job_path)
-                response = await self._calls.look(instance, call, tenant=step.tenant, url=self._gateway.url, wait=long_poll)
-                if response is not None:
-                    if response.status_code == 404:  # noqa: PLR2004
-                        return await self._unknown(step, module, intent, f"{module.id} does not know its job {job_path} any more")
-                    answer = read_job(module, job_path, status=response.status_code, body=response.text)
-                    if answer.effect in (Effect.DONE, Effect.FAILED):
-                        await self._forget_job(module, instance, step, job_path)
-                        return await self._settle(step, answer, instance)
-                    if answer.effect is Effect.RETRY:
-                        if loop.time() - changed > self._init.stall_after:
-                            return await self._unknown(step, module, intent, f"looks at {job_path} fail: {answer.errors[0]}")
-                    elif response.text != seen:
-                        seen, changed = response.text, loop.time()
-                    if (answer.progress, answer.messages) != told:
-                        told = (answer.progress, answer.messages)
-                        await self._report(
-                            step,
-                            InitReport(
-                                state="following", subject=step.change.subject, job_path=job_path, progress=answer.progress,
-                                messages=answer.messages, warnings=answer.warnings,
-                            ),
-                        )  # fmt: skip
-                if instance.generation != intent.generation and await self._has_stalled(step, loop.time() - changed):
-                    why = f"{module.id} was restarted while it worked on {job_path}, which does not go on"
-                    return await self._unknown(step, module, intent, why)
-            elapsed = loop.time() - begun
-            await asyncio.sleep(min(self._init.poll_max, max(self._init.poll_first, elapsed * _GROWTH)))
+            instance = await self._instance(init, prefer=intent.instance)
+            response = None if instance is None else await self._look(init, instance, job_path, wait=long_poll)
+            if instance is not None and response is not None:
+                if response.status_code == 404:  # noqa: PLR2004
+                    return await self._unknown(init, intent, f"{module.id} does not know its job {job_path} any more")
+                answer = read_job(module, job_path, status=response.status_code, body=response.text)
+                if answer.effect in (Effect.DONE, Effect.FAILED):
+                    state = await self._settle(init, answer, instance)
+                    await self._forget_job(init, instance, job_path)
+                    return state
+                if answer.effect is Effect.RETRY:
+                    still = self._clock.now()
+                    if still - heard > self._init.stall_after:
+                        return await self._unknown(init, intent, f"looks at {job_path} fail: {answer.errors[0]}")
+                else:
+                    heard = self._clock.now()
+                    if response.text != seen:
+                        seen, changed, still = response.text, heard, heard
+                if answer.effect is Effect.FOLLOW and (answer.progress, answer.messages) != told:
+                    told = (answer.progress, answer.messages)
+                    await self._report(
+                        init,
+                        InitReport(
+                            state="following", subject=init.request.change.subject, job_path=job_path, progress=answer.progress,
+                            messages=answer.messages, warnings=answer.warnings,
+                        ),
+                    )  # fmt: skip
+            else:
+                still = self._clock.now()
+            known = intent.generation is not None
+            if not known and await self._is_seen_at_work(init.request):
+                still = self._clock.now()
+            unchanged = self._clock.now() - (changed if known else still)
+            if instance is not None and await self._has_stalled(init, intent, instance, unchanged):
+                restarted = instance.generation != intent.generation
+                why = f"{module.id} {'was restarted while it' if restarted else 'said that it'} worked on {job_path}"
+                return await self._unknown(init, intent, f"{why}, which does not go on")
+            pause = next_look(self._clock.now() - begun, first=self._init.poll_first, longest=self._init.poll_max)
+            await self._clock.sleep(pause)
 
-    async def _has_stalled(self, step: CheckedChange, unchanged: float) -> bool:
-        """Whether a job of a module that was restarted is dead: quiet where its data can be seen, else by the clock."""
-        data = self._open_data(step)
+    async def _is_seen_at_work(self, request: CheckedChange) -> bool:
+        """Whether anybody is at work in the data now; so it is, too, where that cannot be seen."""
+        data = self._open_data(request)
         if data is None:
-            return unchanged >= self._init.stall_after
-        return await data.wait_quiet(step.checked.schema, quiet=self._init.quiet, timeout=self._init.quiet * 2)
+            return True
+        try:
+            return bool(await data.sessions(request.checked.schema))
+        except ModuleDataError:
+            return True
 
-    async def _unknown(self, request: CheckedChange, module: ModuleDescriptor, intent: IntentState, why: str) -> InitState:
+    async def _has_stalled(self, init: "_Init", intent: IntentState, instance: Instance, unchanged: float) -> bool:
+        """Whether a job is dead: its module was restarted, and it is quiet where its data can be seen, else by the clock.
+
+        Of an instance that was not deployed here nobody says whether it was restarted: its job is dead when it has told
+        nothing new for `init.stall_after` seconds and at no look anybody was at work in its data; where that cannot be seen it
+        is followed on.
+        """
+        data = self._open_data(init.request)
+        if intent.generation is None:
+            if data is None or unchanged < self._init.stall_after:
+                return False
+        elif instance.generation == intent.generation:
+            return False
+        elif data is None:
+            return unchanged >= self._init.stall_after
+        return await data.wait_quiet(init.request.checked.schema, quiet=self._init.quiet, timeout=self._init.quiet * 2)
+
+    async def _unknown(self, init: "_Init", intent: IntentState, why: str) -> InitState:
         """Nobody knows whether init ran. When it is over for sure and doing it again is harmless: once more; else a person."""
-        nobody_knows = InitState(
-            effect="unknown", errors=(f"{why}; nobody can say what state the data is in",), asked=intent.asked
-        )
-        if intent.asked > request.asks:
-            return await self._settle(
-                request,
-                InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(f"{why}, after it was asked for once more",)),
-                None,
-            )
-        running = await self._stop_migration(request, module, intent)
-        if running:
-            return replace(nobody_knows, errors=(*nobody_knows.errors, running))
-        descriptor = await self._gateway.descriptor(request.change.subject)
+        if intent.asked > init.request.asks:
+            return _nobody_knows(intent, f"{why}, after it was asked for once more")
+        return await self._ask_once_more(init, intent, why)
+
+    async def _ask_once_more(self, init: "_Init", intent: IntentState, why: str, *, sure: bool = False) -> InitState:
+        """Ask again when it is over for sure and doing it again is harmless: the data is put back, or the module says so.
+
+        Args:
+            init: What is asked for.
+            intent: Its intent.
+            why: Why it is asked again, for people.
+            sure: A person wants it so: what cannot be seen is taken for well.
+        """
+        request, module = init.request, init.module
+        running = await self._stop_migration(init, intent)
+        if running and not (sure and self._open_data(request) is None):
+            return _nobody_knows(intent, why, running)
         if request.checked.copies:
             result = await self._restore(request)
             if not result.done:
-                return replace(nobody_knows, errors=(*nobody_knows.errors, *result.left))
-        elif not descriptor.uplift.rerunnable:
-            return nobody_knows
-        instance = await self._calls.instance(module.id, prefer=intent.instance)
+                return _nobody_knows(intent, why, *result.left)
+        elif not (sure or module.uplift.rerunnable):
+            return _nobody_knows(intent, why)
+        instance = await self._instance(init, prefer=intent.instance)
         if instance is None:
-            return replace(nobody_knows, errors=(*nobody_knows.errors, f"no instance of {module.id} is there"))
+            return _nobody_knows(intent, why, f"no instance of {module.id} is there")
+        url = await self._url(init)
         activity.logger.warning("tenant init of %s for %s is asked for once more: %s", module.id, request.tenant, why)
-        return await self._ask(request, module, instance, again=True)
+        await self._report(
+            init,
+            InitReport(
+                state="asked", subject=request.change.subject, asked_again=True, attempt=str(uuid.uuid4()), instance=instance.id,
+                generation=instance.generation,
+            ),
+        )  # fmt: skip
+        return await self._ask(init, instance, url)
 
-    async def _stop_migration(self, request: CheckedChange, module: ModuleDescriptor, intent: IntentState) -> str:
+    async def _stop_migration(self, init: "_Init", intent: IntentState) -> str:
         """Make sure that no migration runs. Returns why that cannot be said, or nothing."""
         if intent.state == "ended":
             return ""
-        instance = await self._calls.instance(module.id, prefer=intent.instance)
+        instance = await self._instance(init, prefer=intent.instance)
         if intent.job_path and instance is not None:
-            call = job_call(module, intent.job_path)
-            response = await self._calls.look(instance, call, tenant=request.tenant, url=self._gateway.url, wait=0)
+            response = await self._look(init, instance, intent.job_path, wait=0)
             if response is not None and response.status_code == 200:  # noqa: PLR2004
-                answer = read_job(module, intent.job_path, status=200, body=response.text)
+                answer = read_job(init.module, intent.job_path, status=200, body=response.text)
                 if answer.effect in (Effect.DONE, Effect.FAILED):
                     return ""
-        restarted = await self._was_restarted(module.id, intent)
-        if not restarted and await self._is_ours_alone(request, module.id):
-            await self._restart(module.id, intent)
-            restarted = await self._was_restarted(module.id, intent)
-        data = self._open_data(request)
+        restarted = await self._was_restarted(init, intent)
+        if not restarted and await self._is_ours_alone(init):
+            await self._restart(init, intent)
+            restarted = await self._was_restarted(init, intent)
+        data, schema = self._open_data(init.request), init.request.checked.schema
         if data is None:
             if restarted:
                 return ""
-            return f"{module.id} may still be migrating: it is shared with other tenants and its data cannot be seen"
+            return f"{init.module.id} may still be migrating: it is shared with other tenants and its data cannot be seen"
         deadline = asyncio.get_running_loop().time() + max(_END_SESSIONS_FOR, 4 * self._init.quiet)
         quiet = _SETTLED if restarted else self._init.quiet
         while asyncio.get_running_loop().time() < deadline:
-            await data.end_sessions(request.checked.schema)
-            if await data.wait_quiet(request.checked.schema, quiet=quiet, timeout=quiet + 1):
+            await data.end_sessions(schema)
+            if await data.wait_quiet(schema, quiet=quiet, timeout=quiet + 1):
                 return ""
-        return f"sessions keep coming back to schema {request.checked.schema}"
+        return f"sessions keep coming back to schema {schema}"
 
-    async def _take_back(self, request: CheckedChange) -> UndoResult:
-        undo, change = request.checked.undo, request.change
+    async def _take_back(self, init: "_Init") -> UndoResult:
+        undo, change = init.request.checked.undo, init.request.change
         if undo is Undo.SNAPSHOT:
-            return await self._restore(request)
+            return await self._restore(init.request)
         if undo is Undo.REVERSIBLE and change.version_from is not None and change.version_to is not None:
-            return await self._reverse(request)
+            return await self._reverse(init.request)
         if undo is Undo.COMPATIBLE:
             return UndoResult()
         return UndoResult(
@@ -303,125 +357,146 @@ class TenantInitActivities(TenantInitSteps):
         )
 
     async def _restore(self, request: CheckedChange) -> UndoResult:
-        """Put the copy back. The same copy serves every attempt."""
+        """Put the copy back. The same copy serves every attempt.
+
+        Raises:
+            ModuleDataError: The server cannot be asked: try again later.
+        """
         wanted = snapshot_id(request)
-        found = next((copy for copy in await self._gateway.snapshots() if copy.id == wanted), None)
+        found = next((copy for copy in await until_answered(self._gateway.snapshots) if copy.id == wanted), None)
         data = self._open_data(request)
         if found is None or data is None:
             return UndoResult(done=False, left=(f"the copy {wanted} is not recorded",))
         copy = SchemaCopy(schema=found.schema_name, path=found.path, size=found.size, digest=found.digest, existed=found.existed)
-        try:
-            await data.restore(copy)
-        except ModuleDataError as error:
-            return UndoResult(done=False, left=(f"schema {copy.schema} could not be restored from {copy.path}: {error}",))
+        for pause in (*_RESTORE_PAUSES, None):
+            try:
+                await data.restore(copy)
+            except (RestoreFailed, ToolsMissing) as error:
+                # A server that went away in the middle makes the tool fail, too.
+                if pause is None:
+                    left = f"schema {copy.schema} could not be restored from {copy.path}: {error}"
+                    return UndoResult(done=False, left=(left,))
+                await self._clock.sleep(pause)
+            else:
+                break
         return UndoResult()
 
     async def _reverse(self, request: CheckedChange) -> UndoResult:
-        """Tenant init with the two versions swapped, asked of the higher one, which knows both schemas."""
+        """Tenant init with the two versions swapped, asked of the higher one, which knows both schemas.
+
+        It has an intent of its own, so that it is not asked for twice by attempts that were cut off.
+        """
         change = request.change
         assert change.version_to is not None
         higher = change.bound if change.kind is Kind.DOWNGRADE and change.bound else change.version_to
         module = await self._gateway.descriptor(higher)
-        instance = await self._calls.instance(module.id)
-        call = init_call(
-            module,
-            purpose=purpose_of(change),
-            module_from=change.version_to,
-            module_to=change.version_from,
-            parameters=request.parameters,
-            run=request.job,
+        swapped = replace(
+            request,
+            key=step_key(request.job, change.product, "undo"),
+            change=replace(change, version_from=change.version_to, version_to=change.version_from),
+            checked=replace(request.checked, init_module=higher, copies=False),
         )
-        if instance is None or call is None:
+        init = _Init(request=swapped, module=module, reverse=True)
+        if await self._instance(init) is None:
             return UndoResult(done=False, left=(f"no instance of {higher} is there to take its migration back",))
-        try:
-            response = await self._calls.post(instance, call, tenant=request.tenant, url=self._gateway.url)
-        except (NothingSent, NoAnswer) as error:
-            return UndoResult(done=False, left=(f"taking the migration back: {error}",))
-        answer = read_answer(
-            module, call, status=response.status_code, location=response.headers.get("Location"), body=response.text
-        )
-        while answer.effect in (Effect.FOLLOW, Effect.RETRY) and answer.job_path:
-            await asyncio.sleep(self._init.poll_first)
-            look = await self._calls.look(
-                instance, job_call(module, answer.job_path), tenant=request.tenant, url=self._gateway.url, wait=0
-            )
-            if look is not None:
-                answer = read_job(module, answer.job_path, status=look.status_code, body=look.text)
-        if answer.effect is Effect.DONE:
-            return UndoResult(warnings=answer.warnings)
-        return UndoResult(done=False, left=(f"{higher} could not take its migration back: {'; '.join(answer.errors)}",))
+        state = await self._start(init)
+        while state.effect == "follow":
+            state = await self._follow(init)
+        if state.effect == "done":
+            return UndoResult(warnings=state.warnings)
+        left = f"{higher} could not take its migration back: {'; '.join(state.errors)}"
+        return UndoResult(done=False, left=(left,), asked=(await self._intent(init)).asked)
 
-    async def _settle(self, request: CheckedChange, answer: InitAnswer, instance: Instance | None) -> InitState:
-        """Write down what came of it, and tell the run."""
+    async def _settle(self, init: "_Init", answer: InitAnswer, instance: Instance) -> InitState:
+        """Write down what came of it, and tell the run. What may still be at work is not written down as ended."""
+        change = init.request.change
         following = answer.effect is Effect.FOLLOW
-        done = answer.effect is Effect.DONE
         effect = answer.effect if answer.effect is not Effect.RETRY else Effect.FAILED
         report = InitReport(
-            state="following" if following else "ended",
-            subject=request.change.subject,
+            state="following" if following else "ended" if answer.over else "asked",
+            subject=change.subject,
             job_path=answer.job_path or None,
             effect=effect,
-            outcome=answer.outcome,
+            outcome=answer.outcome or ("failed" if effect is Effect.FAILED else ""),
             messages=answer.messages,
             warnings=answer.warnings,
             errors=answer.errors,
             progress=answer.progress,
-            data_version=request.change.version_to if done else None,
+            data_version=change.version_to if answer.effect is Effect.DONE else None,
         )
-        await self._report(request, report)
+        await self._report(init, report)
         return InitState(
             effect=effect,
-            outcome=answer.outcome,
+            outcome=report.outcome,
             job_path=answer.job_path,
-            instance=instance.id if instance is not None else "",
+            instance=instance.id,
             messages=answer.messages,
             warnings=answer.warnings,
             errors=answer.errors,
         )
 
-    async def _intent(self, request: CheckedChange, module: str) -> IntentState:
-        """The intent as it stands; a fresh one says that nothing was asked."""
+    async def _intent(self, init: "_Init", instance: Instance | None = None) -> IntentState:
+        """The intent as it stands; a fresh one says that nothing was asked. Without an instance nobody is about to ask."""
+        change = init.request.change
         wanted = IntentRequest(
-            key=request.key,
-            product=request.change.product,
-            subject=request.change.subject,
-            module=module,
-            instance="-",
+            key=init.request.key,
+            product=change.product,
+            subject=change.subject,
+            module=init.module.id,
+            instance=_NOBODY if instance is None else instance.id,
+            generation=None if instance is None else instance.generation,
+            attempt=str(uuid.uuid4()),
         )
-        return await self._gateway.begin_intent(request.job, wanted)
+        return await until_answered(lambda: self._gateway.begin_intent(init.request.job, wanted))
 
-    async def _report(self, request: CheckedChange, report: InitReport) -> None:
-        await self._gateway.report_init(request.job, request.key, report)
+    async def _report(self, init: "_Init", report: InitReport) -> None:
+        await until_answered(lambda: self._gateway.report_init(init.request.job, init.request.key, report))
 
-    async def _forget_job(self, module: ModuleDescriptor, instance: Instance, step: CheckedChange, job_path: str) -> None:
+    async def _url(self, init: "_Init") -> str:
+        """Where the module finds the others: its overlay, since its tenant is held; the gateway itself for what is undone."""
+        change = init.request.change
+        if init.reverse or change.version_to is None:
+            return self._gateway.url
+        overlay = OverlayRequest(product=change.product, module=init.module.id)
+        return (await until_answered(lambda: self._gateway.open_overlay(init.request.job, overlay))).url
+
+    async def _instance(self, init: "_Init", *, prefer: str = "") -> Instance | None:
+        return await until_answered(lambda: self._calls.instance(init.module.id, prefer=prefer))
+
+    async def _look(self, init: "_Init", instance: Instance, job_path: str, *, wait: float) -> httpx.Response | None:
+        call = job_call(init.module, job_path)
+        return await self._calls.look(instance, call, tenant=init.request.tenant, url=self._gateway.url, wait=wait)
+
+    async def _forget_job(self, init: "_Init", instance: Instance | None, job_path: str) -> None:
         """Remove an ended tenant-init job from the module. That it cannot be removed changes nothing."""
-        call = job_call(module, job_path, method="DELETE")
-        await self._calls.look(instance, call, tenant=step.tenant, url=self._gateway.url, wait=0)
+        if instance is not None:
+            call = job_call(init.module, job_path, method="DELETE")
+            await self._calls.look(instance, call, tenant=init.request.tenant, url=self._gateway.url, wait=0)
 
-    async def _was_restarted(self, module: str, intent: IntentState) -> bool:
+    async def _was_restarted(self, init: "_Init", intent: IntentState) -> bool:
         """Whether the process that was asked is no more."""
-        now = await self._calls.instance(module, prefer=intent.instance)
+        now = await self._instance(init, prefer=intent.instance)
         return now is None or now.generation != intent.generation
 
-    async def _is_ours_alone(self, request: CheckedChange, module: str) -> bool:
+    async def _is_ours_alone(self, init: "_Init") -> bool:
         """Whether an instance that was deployed serves nobody but this job, so that its process may be stopped."""
         try:
-            version = await self._gateway.version(module)
+            version = await until_answered(lambda: self._gateway.version(init.module.id))
         except NotFound:
             return False
         deployed = bool(version.instances) and all(instance.node is not None for instance in version.instances)
-        return deployed and set(version.needed_by) <= {f"job {request.job}"}
+        return deployed and set(version.needed_by) <= {f"job {init.request.job}"}
 
-    async def _restart(self, module: str, intent: IntentState) -> None:
+    async def _restart(self, init: "_Init", intent: IntentState) -> None:
         """Stop the process that may be migrating and start it anew."""
         try:
-            await self._temporal.get_workflow_handle(module_run_id(module)).signal("restart")
+            await self._temporal.get_workflow_handle(module_run_id(init.module.id)).signal("restart")
         except RPCError as error:
-            activity.logger.warning("cannot have %s restarted: %s", module, error)
+            activity.logger.warning("cannot have %s restarted: %s", init.module.id, error)
             return
         deadline = asyncio.get_running_loop().time() + _RESTART_WAIT
         while asyncio.get_running_loop().time() < deadline:
-            if await self._was_restarted(module, intent):
+            if await self._was_restarted(init, intent):
                 return
             await asyncio.sleep(self._init.poll_first)
 
@@ -445,4 +520,9 @@ def _state(report: InitReport, intent: IntentState) -> InitState:
         messages=report.messages,
         warnings=report.warnings,
         errors=report.errors,
+        asked=intent.asked,
     )
+
+
+def _nobody_knows(intent: IntentState, why: str, *more: str) -> InitState:
+    return InitState(effect="unknown", errors=(f"{why}; nobody can say what state the data is in", *more), asked=intent.asked)

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -13,7 +14,10 @@ from module_data import CopyRefused, ModuleDataError, ToolsMissing
 from upgrade_core.errors import UpliftError
 from uplift_settings import SecretError
 
+_Answer = TypeVar("_Answer")
 _BEAT = 1.0
+_PAUSE = 0.2
+_LONGEST_PAUSE = 5.0
 MAX_MESSAGE = 4_000
 """Longest message of a failure, in characters: an oversize one would be replaced by the server."""
 
@@ -56,3 +60,18 @@ async def beating() -> AsyncIterator[None]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+async def until_answered(call: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """Call the gateway until it answers, however long it is away.
+
+    For calls of a step that knows more than its next attempt would: whether something was asked for, and what the answer was.
+    """
+    pause = _PAUSE
+    while True:
+        try:
+            return await call()
+        except GatewayUnavailable as error:
+            activity.logger.warning("the gateway does not answer, trying again: %s", error)
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 1.6)

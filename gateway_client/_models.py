@@ -125,7 +125,11 @@ class OpenRequest(Wire):
 
 
 class IntentRequest(Wire):
-    """Tenant init is about to be asked for."""
+    """Tenant init is about to be asked for.
+
+    Attributes:
+        attempt: Names who is about to ask, so that a repeated request of theirs gets `fresh` again; empty: nobody in particular.
+    """
 
     key: Id
     product: Id
@@ -133,12 +137,15 @@ class IntentRequest(Wire):
     module: Id
     instance: Id
     generation: str | None = None
+    attempt: str = ""
 
 
 class InitReport(Wire):
     """What became of a tenant init.
 
     Attributes:
+        asked_again: It is about to be asked for once more, by `attempt`; a repeated report of the same attempt counts once.
+        attempt: See `IntentRequest`.
         data_version: The module id that the tenant's data is at from now on; None: not changed.
     """
 
@@ -152,13 +159,14 @@ class InitReport(Wire):
     errors: tuple[str, ...] = ()
     progress: str = ""
     asked_again: bool = False
+    attempt: str = ""
     instance: str | None = None
     generation: str | None = None
     data_version: str | None = None
 
 
 class IntentState(_Answer):
-    """An intent; `fresh` is False where it stood already: the call may have been made."""
+    """An intent; `fresh` is False where it stood already and another attempt wrote it: the call may have been made."""
 
     key: str
     state: Literal["asked", "following", "ended"]

@@ -27,6 +27,7 @@ MAX_MESSAGE = 2_000
 """Longest message of a module that is kept, in characters: a run's payload must stay small."""
 MAX_MESSAGES = 50
 """How many messages of a module are kept."""
+_GROWTH = 0.1
 _MAX_JOB_PATH = 500
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 """What neither Postgres' JSON nor UTF-8 can carry."""
@@ -71,6 +72,7 @@ class Effect(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     RETRY = "retry"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,7 @@ class InitAnswer:
         job_path: Where the job is looked at, if there is one.
         messages, warnings, errors: The module's own words.
         progress: The module's progress as it tells it, for people.
+        over: Whether the module is done with it for sure; if not, its data must not be touched before that is made sure of.
     """
 
     effect: Effect
@@ -92,6 +95,7 @@ class InitAnswer:
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     progress: str = ""
+    over: bool = True
 
 
 def dialect_of(module: ModuleDescriptor) -> Dialect:
@@ -168,8 +172,13 @@ def read_answer(module: ModuleDescriptor, call: Call, *, status: int, location: 
         location: The `Location` header, if any.
         body: The body as text.
     """
-    if status in (502, 503, 504):
-        return InitAnswer(effect=Effect.RETRY, errors=(_cut(f"{status}: {body}"),))
+    if status in (502, 503):
+        return InitAnswer(effect=Effect.RETRY, errors=(_cut(f"{status}: {body}"),), over=False)
+    if status == 504 or (200 <= status < 300 and _is_page(body)):  # noqa: PLR2004
+        # Somebody between us and the module says that, who may have passed the request on: no answer of the module's.
+        return InitAnswer(
+            effect=Effect.UNKNOWN, errors=(_cut(f"{status}, which is not the module's answer: {body}"),), over=False
+        )
     value = _json(body)
     told = _told(value)
     if 200 <= status < 300:  # noqa: PLR2004
@@ -197,12 +206,13 @@ def read_job(module: ModuleDescriptor, job_path: str, *, status: int, body: str)
 
     `FOLLOW` means that it works on, `RETRY` that nothing was learnt (the module restarts, or its proxy says so).
     """
-    if status >= 500 or status in (408, 429):  # noqa: PLR2004
-        return InitAnswer(effect=Effect.RETRY, job_path=job_path, errors=(_cut(f"{status}: {body}"),))
     value = _json(body)
-    if status != 200 or not isinstance(value, Mapping):  # noqa: PLR2004
+    nothing_learnt = status == 200 and not isinstance(value, Mapping)  # noqa: PLR2004
+    if status >= 500 or status in (408, 429) or nothing_learnt:  # noqa: PLR2004
+        return InitAnswer(effect=Effect.RETRY, job_path=job_path, errors=(_cut(f"{status}: {body}"),))
+    if status != 200:  # noqa: PLR2004
         text = _cut(f"GET request for {module.id} {job_path} failed with {status}: {body}")
-        return InitAnswer(effect=Effect.FAILED, outcome="failed", job_path=job_path, errors=(text,))
+        return InitAnswer(effect=Effect.FAILED, outcome="failed", job_path=job_path, errors=(text,), over=False)
     return _read_job_value(module, job_path, value)
 
 
@@ -235,6 +245,19 @@ def _read_job_value(module: ModuleDescriptor, job_path: str, value: Mapping[str,
         warnings=warnings,
         progress=progress,
     )
+
+
+def next_look(taken: float, *, first: float, longest: float) -> float:
+    """Seconds until a tenant-init job is looked at again (requirement C4).
+
+    A tenth of the time that it has taken, so that hours of work cost few looks and seconds of work are noticed at once.
+
+    Args:
+        taken: Seconds since it was followed first.
+        first: The shortest pause.
+        longest: The longest, which wins.
+    """
+    return min(longest, max(first, taken * _GROWTH))
 
 
 def _uplift_call(
@@ -297,7 +320,7 @@ def _uplift_job_answer(
         path = ""
     if not location or len(path) > _MAX_JOB_PATH or _JOB_PATH.fullmatch(path) is None:
         text = _cut(f"202 without the Location of a job in response for module {module.id}: {call.method} {call.path}")
-        return InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(text,))
+        return InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(text,), over=False)
     return InitAnswer(effect=Effect.FOLLOW, job_path=path, messages=told[0], warnings=told[1])
 
 
@@ -319,7 +342,7 @@ def _okapi_job_answer(module: ModuleDescriptor, call: Call, value: Any) -> InitA
             return _read_job_value(module, path, value)
         messages, warnings, _ = _told(value)
         return InitAnswer(effect=Effect.FOLLOW, job_path=path, messages=messages, warnings=warnings)
-    return InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(_cut(text),))
+    return InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(_cut(text),), over=False)
 
 
 def _path(interface: Interface, method: str, accept: Callable[[Handler], bool] | None = None) -> str | None:
@@ -340,6 +363,11 @@ def _from_to(module_from: str | None, module_to: str | None) -> dict[str, Any]:
 
 def _parameters(parameters: tuple[tuple[str, str | None], ...]) -> list[dict[str, str]]:
     return [{"key": key} if value is None else {"key": key, "value": value} for key, value in parameters]
+
+
+def _is_page(body: str) -> bool:
+    """Whether it is what servers show to people: no module answers tenant init with it, but balancers do."""
+    return body.lstrip()[:1] == "<"
 
 
 def _json(body: str) -> Any:

@@ -261,6 +261,7 @@ class InitSettings(_Group):
 
     poll_first: Seconds = Field(0.3, description="Seconds before the second look at a tenant-init job (Okapi's).")
     poll_max: Seconds = Field(15.0, description="Longest pause between looks; hours of work are noticed within it.")
+    look_timeout: Seconds = Field(30.0, description="Seconds for the answer to a look at a tenant-init job; then the next one.")
     connect_retry: Seconds = Field(60.0, description="Seconds that an instance may refuse connections before init fails.")
     quiet: Seconds = Field(
         30.0,

@@ -150,11 +150,11 @@ class GroupChange:
 
     async def _init(self, change: Change) -> None:
         checked, request = self._checked[change.product], self._checked_change(change)
-        undo_request = request
         stop_if_aborted()
         self._enter(Step.INIT)
 
         async def undo_init() -> None:
+            undo_request = replace(request, asks=1)
             while True:
                 result: UndoResult = await workflow.execute_activity_method(
                     TenantInitSteps.undo, undo_request, summary=f"undo init of {change.subject}", **options.UNDO
@@ -165,6 +165,7 @@ class GroupChange:
                 if await self._hold_point("; ".join(result.left)) == "skip":
                     self._left = (*self._left, *result.left)
                     return
+                undo_request = replace(undo_request, asks=result.asked + 1)
 
         self._undo.push(f"undo init of {change.subject} ({checked.undo})", undo_init)
         while True:

@@ -80,7 +80,10 @@ async def open_holds(call: Call) -> web.Response:
     for move in wire.moves:
         if move.bind and move.module is not None:
             _known_module(call, move.module)
-    await call.services.holds.open(job=row.id, tenant=row.tenant, request=wire)
+    try:
+        await call.services.holds.open(job=row.id, tenant=row.tenant, request=wire)
+    except Conflict as error:
+        raise ApiError(409, str(error)) from error
     call.services.problems.look.set()
     return answer()
 
@@ -98,6 +101,7 @@ async def begin_intent(call: Call) -> web.Response:
             module=wire.module,
             instance=wire.instance,
             generation=wire.generation,
+            attempt=wire.attempt,
         )
     except Conflict as error:
         raise ApiError(409, str(error)) from error
@@ -119,14 +123,18 @@ async def report_init(call: Call) -> web.Response:
     )
     if found is None:
         raise ApiError(404, call.path["key"])
-    await call.services.jobs.report_init(row, wire)
+    if found:
+        await call.services.jobs.report_init(row, wire)
     return answer()
 
 
 async def data_version(call: Call) -> web.Response:
     """What version the tenant's data is at."""
     row, wire = await _job(call), call.json(DataVersionWire)
-    await call.platform.runs.set_data_version(row.tenant, call.path["product"], wire.module)
+    try:
+        await call.platform.runs.set_data_version(row.id, row.tenant, call.path["product"], wire.module)
+    except Conflict as error:
+        raise ApiError(409, str(error)) from error
     return answer()
 
 
@@ -134,9 +142,12 @@ async def open_overlay(call: Call) -> web.Response:
     """The secret prefix under which the tenant's new version is reached."""
     row, wire = await _job(call), call.json(OverlayRequest)
     _known_module(call, wire.module)
-    overlay = await call.platform.runs.open_overlay(
-        token=new_token(), job=row.id, tenant=row.tenant, product=wire.product, module=wire.module
-    )
+    try:
+        overlay = await call.platform.runs.open_overlay(
+            token=new_token(), job=row.id, tenant=row.tenant, product=wire.product, module=wire.module
+        )
+    except Conflict as error:
+        raise ApiError(409, str(error)) from error
     await call.platform.spread()
     return answer(Overlay(url=f"{call.platform.url}/_/overlay/{overlay.token}"))
 
@@ -222,7 +233,7 @@ def _intent(row: IntentRow, *, fresh: bool) -> IntentState:
         generation=row.generation,
         job_path=row.job_path,
         asked=row.asked,
-        answer=InitReport.model_validate_json(json.dumps(row.answer)) if row.answer else None,
+        answer=InitReport.model_validate_json(json.dumps(row.answer)) if row.answer and "state" in row.answer else None,
         since=row.since,
     )
 

@@ -85,9 +85,10 @@ async def retire(call: Call) -> web.Response:
 async def retired(call: Call) -> web.Response:
     """It is gone and may be claimed again."""
     module = _known(call)
-    await call.platform.instances.retired(module)
-    await call.services.secrets.forget(module)
+    gone = await call.platform.instances.retired(module)
     await call.platform.spread()
+    if gone or not _has_instance(call, module, deployed=True):
+        await call.services.secrets.forget(module)
     return answer()
 
 

@@ -178,8 +178,13 @@ class HoldStore:
 
         Returns:
             Seconds that the holds stood.
+
+        Raises:
+            Conflict: A switch of a job that has ended: it comes late, and others may have switched since.
         """
         async with self._database.transaction() as connection:
+            if any(move.bind for move in moves):
+                await check_open(connection, job)
             for move in moves:
                 await make_move(connection, job, tenant, move)
                 await change_module(connection, job, move.subject, phase="watching" if move.bind else None, stage=stage)
@@ -188,6 +193,11 @@ class HoldStore:
                 " select coalesce(max(extract(epoch from clock_timestamp() - since)), 0)::float8 from gone",
                 hold_ids,
             )
+            # An UPDATE of the same step that comes late, since its sender gave it up, holds nothing any more.
+            await connection.execute(
+                "insert into opened_holds (id, holder) select id, $2 from unnest($1::text[]) id on conflict (id) do nothing",
+                hold_ids, f"job {job}",
+            )  # fmt: skip
             await _tell_resumed(connection, hold_ids, messages)
             await connection.execute("update jobs set held_seconds = held_seconds + $2 where id = $1", job, seconds)
         return float(seconds)

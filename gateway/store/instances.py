@@ -111,11 +111,14 @@ class InstanceStore:
                 await connection.execute("delete from overlays where module = $1", module)
             return needed
 
-    async def retired(self, module: str) -> None:
-        """It is gone: its deployed instances are forgotten and it may be claimed again."""
+    async def retired(self, module: str) -> bool:
+        """It is gone: its deployed instances are forgotten and it may be claimed again. False: that was said before."""
         async with self._database.transaction() as connection:
+            done = await connection.execute("delete from retirements where module = $1", module)
+            if done.endswith(" 0"):  # what is there now came since
+                return False
             await connection.execute("delete from instances where module = $1 and node is not null", module)
-            await connection.execute("delete from retirements where module = $1", module)
+        return True
 
 
 async def _is_retiring(connection: Connection, module: str) -> bool:

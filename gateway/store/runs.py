@@ -32,8 +32,20 @@ class RunStore:
         module: str,
         instance: str,
         generation: str | None,
+        attempt: str = "",
     ) -> tuple[IntentRow, bool]:
         """Write an intent before tenant init is asked for.
+
+        Args:
+            key: Its key, the same for every attempt.
+            job: The job.
+            tenant: The tenant.
+            product: The product.
+            subject: The line of the job that it is about.
+            module: Whose instance is asked.
+            instance: Which is asked.
+            generation: That instance's process.
+            attempt: Who is about to ask: what it wrote and has not asked yet is new to it, however often it says so.
 
         Returns:
             The intent that stands, and whether it is new: an old one means that the call may have been made.
@@ -45,17 +57,20 @@ class RunStore:
             async with self._database.transaction() as connection:
                 await check_open(connection, job)
                 done = await connection.execute(
-                    "insert into intents (key, job, tenant, product, module, instance, generation, state)"
-                    " values ($1, $2, $3, $4, $5, $6, $7, 'asked') on conflict (key) do nothing",
-                    key, job, tenant, product, module, instance, generation,
+                    "insert into intents (key, job, tenant, product, module, instance, generation, state, answer)"
+                    " values ($1, $2, $3, $4, $5, $6, $7, 'asked', $8) on conflict (key) do nothing",
+                    key, job, tenant, product, module, instance, generation, {"attempt": attempt} if attempt else None,
                 )  # fmt: skip
                 row = await connection.fetchrow(f"select {_INTENT} from intents where key = $1", key)  # noqa: S608
                 if done.endswith(" 1"):
-                    await change_module(connection, job, subject, phase="migrating")
+                    undoing = await connection.fetchval("select phase = 'undoing' from jobs where id = $1", job)
+                    await change_module(connection, job, subject, phase=None if undoing else "migrating")
         except asyncpg.UniqueViolationError as error:
             raise Conflict(f"tenant init of {product} for tenant {tenant} is still running") from error
         assert row is not None
-        return _intent(row), done.endswith(" 1")
+        found = _intent(row)
+        ours = bool(attempt) and found.answer == {"attempt": attempt}
+        return found, ours or done.endswith(" 1")
 
     async def update_intent(
         self,
@@ -68,27 +83,50 @@ class RunStore:
         instance: str | None = None,
         generation: str | None = None,
         data_version: str | None = None,
-    ) -> IntentRow | None:
-        """What became of it; with a data version, the tenant's data is at it from now on."""
-        async with self._database.transaction() as connection:
-            row = await connection.fetchrow(
-                f"update intents set state = $2, job_path = coalesce($3, job_path), answer = coalesce($4, answer),"  # noqa: S608
-                " asked = asked + $5, instance = coalesce($6, instance), generation = coalesce($7, generation),"
-                f" ended = case when $2 = 'ended' then now() end where key = $1 returning {_INTENT}",
-                key, state, job_path, answer, int(asked_again), instance, generation,
-            )  # fmt: skip
-            if row is not None and data_version is not None:
-                await set_data_version(connection, row["tenant"], row["product"], data_version)
-        return None if row is None else _intent(row)
+    ) -> bool | None:
+        """What became of it; with a data version, the tenant's data is at it from now on.
 
-    async def set_data_version(self, tenant: str, product: str, module: str | None) -> None:
-        """Say what version a tenant's data is at; None: there is none."""
-        async with self._database.connection() as connection:
+        An ended one stays as it is, unless it is asked for again: a report that comes late says nothing of what was done since.
+
+        Returns:
+            Whether the report counts, be it for the second time; None if there is no such intent.
+        """
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(f"select {_INTENT} from intents where key = $1 for update", key)  # noqa: S608
+            if row is None:
+                return None
+            before = row["answer"] or {}
+            known = asked_again and bool(before.get("attempt")) and before.get("attempt") == (answer or {}).get("attempt")
+            if known or (row["state"] == "ended" and not asked_again):
+                return known or before == answer
+            await connection.execute(
+                "update intents set state = $2, job_path = case when $5::bool then $3 else coalesce($3, job_path) end,"
+                " answer = coalesce($4, answer), asked = asked + $5::bool::int, instance = coalesce($6, instance),"
+                " generation = coalesce($7, generation), ended = case when $2 = 'ended' then now() end where key = $1",
+                key, state, job_path, answer, asked_again, instance, generation,
+            )  # fmt: skip
+            if data_version is not None:
+                await set_data_version(connection, row["tenant"], row["product"], data_version)
+        return True
+
+    async def set_data_version(self, job: str, tenant: str, product: str, module: str | None) -> None:
+        """Say what version a tenant's data is at; None: there is none.
+
+        Raises:
+            Conflict: The job has ended: others may have changed the data since.
+        """
+        async with self._database.transaction() as connection:
+            await check_open(connection, job)
             await set_data_version(connection, tenant, product, module)
 
     async def open_overlay(self, *, token: str, job: str, tenant: str, product: str, module: str) -> OverlayRow:
-        """The overlay of a job's product; the first token stands."""
+        """The overlay of a job's product; the first token stands.
+
+        Raises:
+            Conflict: The job has ended: nobody would close it.
+        """
         async with self._database.transaction() as connection:
+            await check_open(connection, job)
             await connection.execute(
                 "insert into overlays (token, job, tenant, product, module, state) values ($1, $2, $3, $4, $5, 'open')"
                 " on conflict (job, product) do nothing",

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upgrade_core.descriptors import Handler, Interface, ModuleDescriptor
-from upgrade_core.tenant_init import MAX_MESSAGE, MAX_MESSAGES, Call, Effect, InitAnswer, read_answer, read_job
+from upgrade_core.tenant_init import MAX_MESSAGE, MAX_MESSAGES, Call, Effect, InitAnswer, next_look, read_answer, read_job
+from uplift_settings.tree import InitSettings
 
 
 def speaks(name: str, version: str) -> ModuleDescriptor:
@@ -39,7 +40,7 @@ def is_sound(answer: InitAnswer) -> None:
     assert answer.effect in set(Effect)
     assert answer.outcome in {"", "nothing to do", "created", "upgraded", "refused", "failed"}
     assert (answer.effect is Effect.FOLLOW) <= bool(answer.job_path)
-    assert bool(answer.errors) is (answer.effect in {Effect.REFUSED, Effect.FAILED, Effect.RETRY})
+    assert bool(answer.errors) is (answer.effect in {Effect.REFUSED, Effect.FAILED, Effect.RETRY, Effect.UNKNOWN})
     for texts in (answer.messages, answer.warnings, answer.errors):
         assert len(texts) <= MAX_MESSAGES + 1
         for text in texts:
@@ -66,3 +67,18 @@ def test_any_look_at_a_job_means_something(module: ModuleDescriptor, status: int
     is_sound(answer)
     assert answer.job_path == "/_/tenant/1"
     assert (answer.effect in {Effect.DONE, Effect.FOLLOW}) <= (status == 200)
+
+
+@given(taken=st.floats(0, 1e6), first=st.floats(0.01, 5), longest=st.floats(5, 15))
+def test_a_job_is_looked_at_again_within_a_tenth_of_its_time_and_never_later_than_the_longest_pause(
+    taken: float, first: float, longest: float
+) -> None:
+    """Requirement C4."""
+    pause = next_look(taken, first=first, longest=longest)
+    assert first <= pause <= longest
+    assert pause <= max(first, taken / 10)
+
+
+def test_no_pause_between_looks_is_longer_than_15_seconds_unless_somebody_sets_it() -> None:
+    settings = InitSettings()
+    assert next_look(6 * 3_600, first=settings.poll_first, longest=settings.poll_max) == 15

@@ -269,9 +269,14 @@ FAILED = "POST request for m-2.0.0 /_/tenant failed with"
                 messages=("m",),
             ),
         ),
-        (502, "x", InitAnswer(effect=Effect.RETRY, errors=("502: x",))),
-        (503, "x", InitAnswer(effect=Effect.RETRY, errors=("503: x",))),
-        (504, "x", InitAnswer(effect=Effect.RETRY, errors=("504: x",))),
+        (502, "x", InitAnswer(effect=Effect.RETRY, errors=("502: x",), over=False)),
+        (503, "x", InitAnswer(effect=Effect.RETRY, errors=("503: x",), over=False)),
+        (504, "x", InitAnswer(effect=Effect.UNKNOWN, errors=("504, which is not the module's answer: x",), over=False)),
+        (
+            200,
+            "<html>hi</html>",
+            InitAnswer(effect=Effect.UNKNOWN, errors=("200, which is not the module's answer: <html>hi</html>",), over=False),
+        ),
     ],
 )
 @pytest.mark.parametrize("module", [OKAPI_10, OKAPI_11, OKAPI_12, OKAPI_20, UPLIFT])
@@ -332,9 +337,9 @@ def test_a_job_may_be_complete_at_once(body: dict[str, Any], answer: InitAnswer)
         (OKAPI_20, json.dumps({"id": "x" * 1_000}), "Missing id property in JSON response for module m-2.0.0: POST /_/tenant"),
     ],
 )
-def test_a_job_that_cannot_be_followed_has_failed(module: ModuleDescriptor, body: str, message: str) -> None:
+def test_a_job_that_cannot_be_followed_has_failed_and_may_be_at_work(module: ModuleDescriptor, body: str, message: str) -> None:
     answer = read_answer(module, CALL, status=201, location="/_/tenant/7", body=body)
-    assert answer == InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(message,))
+    assert answer == InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(message,), over=False)
 
 
 def test_old_modules_have_no_jobs() -> None:
@@ -359,10 +364,10 @@ def test_a_202_names_a_job_by_its_location(location: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("location", [None, "", "http://[", "/a b", "/ü", "/" + "x" * 1_000])
-def test_a_202_without_a_job_that_can_be_found_has_failed(location: str | None) -> None:
+def test_a_202_without_a_job_that_can_be_found_has_failed_and_may_be_at_work(location: str | None) -> None:
     answer = read_answer(UPLIFT, CALL, status=202, location=location, body="")
     message = "202 without the Location of a job in response for module m-2.0.0: POST /_/tenant"
-    assert answer == InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(message,))
+    assert answer == InitAnswer(effect=Effect.FAILED, outcome="failed", errors=(message,), over=False)
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(200, "upgraded"), (201, "created"), (204, "nothing to do")])
@@ -457,11 +462,17 @@ def test_a_look_at_a_job_that_shows_nothing_is_taken_again(status: int) -> None:
     assert answer == InitAnswer(effect=Effect.RETRY, job_path=JOB, errors=(f"{status}: busy",))
 
 
-@pytest.mark.parametrize(("status", "body"), [(200, "no JSON"), (200, "[]"), (200, ""), (404, "gone"), (400, "{}"), (204, "")])
-def test_a_job_that_answers_nonsense_has_failed(status: int, body: str) -> None:
+@pytest.mark.parametrize("body", ["no JSON", "[]", "", '{"complete": tr', "<html>Welcome!</html>"])
+def test_a_look_that_is_answered_without_a_job_says_nothing_of_it(body: str) -> None:
+    """Requirement C4: half an answer, or a balancer's page, ends no tenant init."""
+    assert read_job(OKAPI_20, JOB, status=200, body=body).effect is Effect.RETRY
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, "gone"), (400, "{}"), (204, "")])
+def test_a_job_that_cannot_be_looked_at_has_failed_and_may_be_at_work(status: int, body: str) -> None:
     answer = read_job(OKAPI_20, JOB, status=status, body=body)
     message = f"GET request for m-2.0.0 {JOB} failed with {status}: {body}"
-    assert answer == InitAnswer(effect=Effect.FAILED, outcome="failed", job_path=JOB, errors=(message,))
+    assert answer == InitAnswer(effect=Effect.FAILED, outcome="failed", job_path=JOB, errors=(message,), over=False)
 
 
 def test_long_messages_are_cut() -> None:
@@ -481,4 +492,4 @@ def test_messages_hold_nothing_that_cannot_be_stored() -> None:
 @pytest.mark.parametrize("body", ["[" * 100_000, '{"messages": ' + "[" * 100_000, "9" * 100_000])
 def test_json_that_is_made_to_hurt_is_no_json(body: str) -> None:
     assert read_answer(OKAPI_12, CALL, status=200, location=None, body=body).effect is Effect.DONE
-    assert read_job(OKAPI_20, JOB, status=200, body=body).effect is Effect.FAILED
+    assert read_job(OKAPI_20, JOB, status=200, body=body).effect is Effect.RETRY

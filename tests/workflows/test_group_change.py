@@ -226,6 +226,19 @@ async def test_what_a_person_leaves_undone_is_told_as_a_failed_rollback(
     assert script.calls[-2:] == ["resume_old", "give_back"]
 
 
+async def test_a_person_who_says_retry_lets_the_module_be_asked_to_take_it_back_once_more(
+    temporal: Client, script: Any, queue: str, final: Any, new_id: str
+) -> None:
+    script.answers["verify"] = final("no good")
+    script.answers["undo_init"] = [UndoResult(done=False, left=("it broke off",), asked=2), UndoResult()]
+    handle = await start(temporal, queue, new_id)
+    await _resolve(handle, "retry")
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+
+    assert [request.asks for request in script.requests["undo_init"]] == [1, 3]
+
+
 async def test_soak_is_waited_for_after_the_switch(temporal: Client, script: Any, queue: str, new_id: str) -> None:
     script.answers["check"] = Checked(soak=0.2)
     handle = await start(temporal, queue, new_id)

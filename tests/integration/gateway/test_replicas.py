@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import asyncpg
@@ -18,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from gateway_client import GatewayError
+from tests.wire.tcp_proxy import Line
 
 LEASE = 3.0
 SHORT = {
@@ -93,63 +93,6 @@ class Wired:
 
     async def parked(self, replica: Replica) -> int:
         return int(await replica.site.parked(self.tenant))
-
-
-class Line:
-    """A line to Postgres that can be cut: nothing is closed, nothing comes through."""
-
-    def __init__(self, dsn: str) -> None:
-        self._to = urlsplit(dsn)
-        self._open = asyncio.Event()
-        self._open.set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-        self.dsn = ""
-
-    async def start(self) -> "Line":
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        place = self._to.netloc.rpartition("@")[0] + f"@127.0.0.1:{port}"
-        self.dsn = urlunsplit(self._to._replace(netloc=place))
-        return self
-
-    def cut(self) -> None:
-        self._open.clear()
-
-    def mend(self) -> None:
-        self._open.set()
-
-    async def stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        writers = [writer]
-        try:
-            await self._open.wait()
-            there, to = await asyncio.open_connection(self._to.hostname, self._to.port)
-            writers.append(to)
-            await asyncio.gather(self._pass_on(reader, to), self._pass_on(there, writer))
-        except (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            for each in writers:
-                each.transport.abort()
-
-    async def _pass_on(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        while data := await source.read(65_536):
-            await self._open.wait()
-            target.write(data)
-            await target.drain()
-        await self._open.wait()
-        target.close()
 
 
 @pytest.fixture(scope="module")
