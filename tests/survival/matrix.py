@@ -12,6 +12,8 @@ AT_ONCE = 0.0
 DELAYS = (AT_ONCE, 5.0, 60.0)
 """Seconds after which what was killed comes back; all of them for one moment, the first for the others."""
 DELAYED = "init during"
+_LONGEST_WAIT = 30.0
+"""Seconds that a request is made to wait at most (`gateway.hold_max`)."""
 QUICK = (
     ("worker", "update during"),
     ("worker", "switch after"),
@@ -60,8 +62,9 @@ class Cell:
 
     @property
     def shares_fate(self) -> bool:
-        """Whether the neighbour's own module is cut off from its database."""
-        return self.component in ("postgres", "everything")
+        """Whether the neighbour's requests may fail: its module lost its database, or what serves it is away for too long."""
+        served_by = self.component in ("gateway", "old-instance") and self.comeback > _LONGEST_WAIT
+        return self.component in ("postgres", "everything") or served_by
 
 
 def matrix() -> Iterator[Cell]:

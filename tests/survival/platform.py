@@ -87,7 +87,7 @@ class Platform:
     @asynccontextmanager
     async def running(cls, home: Path, *, comeback: float) -> AsyncIterator[Self]:
         """Start one on a fresh folder; stop it afterwards."""
-        async with WireProxy(upstream="") as proxy:
+        async with WireProxy(upstream="http://127.0.0.1:9") as proxy:  # nobody is there until the stack is
             config = _CONFIG.format(proxy=proxy.url, comeback=max(comeback, 0.2), patience=10 + 2 * comeback)
             (home / "uplift.toml").write_text(config)
             process, url = await _up(home)
