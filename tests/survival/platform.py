@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import asyncpg
 import httpx
+import psutil
 
 from deployers.process_tree import observe
 from deployers.records import Records
@@ -201,8 +202,9 @@ class Platform:
         }
 
     def kill(self, pids: dict[str, int]) -> None:
-        """kill -9, all at once."""
-        for pid in pids.values():
+        """kill -9, all at once; Postgres with its sessions, which would go on for a moment and might commit."""
+        server = psutil.Process(pids["postgres"]).children() if "postgres" in pids else []
+        for pid in (*pids.values(), *(child.pid for child in server)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
