@@ -32,6 +32,7 @@ from upgrade_core.runs import MODULE_VERSION, RUN_HEADER, node_queue
 from uplift_settings import SecretError, Settings, SettingsError, load, read_secret
 from uplift_settings.logs import log_to_stderr
 from uplift_settings.tracing import start_tracing
+from worker.beats import Beats
 from worker.builds import BuildNotCurrent, deployment_config, make_current, workflows_of
 from worker.ensuring import Ensuring
 from worker.guard import ForeignPackage, check_packages
@@ -117,7 +118,7 @@ async def _serve(settings: Settings) -> None:
     temporal = await connect(
         settings.temporal,
         runtime=runtime_with_metrics(settings.worker.metrics_address),
-        interceptors=trace_interceptors(tracing),
+        interceptors=[*trace_interceptors(tracing), Beats()],
     )
     await register_search_attributes(temporal)
     token = read_secret(settings.worker.gateway_token, what="worker.gateway_token") if settings.worker.gateway_token else ""

@@ -60,6 +60,7 @@ class Rule:
     fault: Fault
     times: int | None
     skip: int
+    query: re.Pattern[str] | None = None
     struck: int = 0
     met: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,6 +71,8 @@ class Rule:
 
     def fits(self, exchange: Exchange) -> bool:
         """By what the head says."""
+        if self.query is not None and not self.query.search(exchange.query):
+            return False
         return bool(self.method.fullmatch(exchange.method) and self.path.fullmatch(exchange.path))
 
     def takes(self, exchange: Exchange) -> bool:
@@ -121,7 +124,17 @@ class WireProxy:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def add(self, *, path: str, fault: Fault, method: str = ".*", times: int | None = 1, skip: int = 0, body: str = "") -> Rule:
+    def add(
+        self,
+        *,
+        path: str,
+        fault: Fault,
+        method: str = ".*",
+        times: int | None = 1,
+        skip: int = 0,
+        body: str = "",
+        query: str = "",
+    ) -> Rule:
         """Do `fault` to requests from now on. Of several rules that fit a request the first strikes.
 
         Args:
@@ -131,6 +144,7 @@ class WireProxy:
             times: How many requests; None: all.
             skip: How many that fit pass before.
             body: Regular expression that is found in the request's body.
+            query: Regular expression that is found in its query.
         """
         rule = Rule(
             method=re.compile(method),
@@ -139,6 +153,7 @@ class WireProxy:
             fault=fault,
             times=times,
             skip=skip,
+            query=re.compile(query) if query else None,
         )
         self._rules.append(rule)
         return rule

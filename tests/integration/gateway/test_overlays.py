@@ -85,6 +85,15 @@ async def test_after_the_switch_the_prefix_is_an_alias(held: Held, servers: Any)
     assert (await held.site.http.get(f"{url}/{held.product}")).json()["name"] == "old"
 
 
+async def test_a_prefix_goes_with_its_tenant(held: Held) -> None:
+    """Requirement D2: nothing new is left behind."""
+    url = await held.job.overlay(held.new)
+    await held.job.switch(held.new)
+    await held.job.finish()
+    assert (await held.site.http.delete(f"/_/proxy/tenants/{held.tenant}")).status_code == 204
+    assert (await held.site.http.get(f"{url}/{held.product}")).status_code == 404
+
+
 async def test_a_prefix_is_still_there_after_a_restart(new_site: Any, name: Any, servers: Any) -> None:
     first = await new_site()
     product = name("m")
