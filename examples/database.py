@@ -84,6 +84,11 @@ class Database:
                     one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
                     version text NOT NULL
                 );
+                CREATE TABLE IF NOT EXISTS {schema}.migrations (
+                    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+                    version text NOT NULL,
+                    ended timestamptz NOT NULL DEFAULT now()
+                );
                 CREATE TABLE IF NOT EXISTS {schema}.jobs (
                     id uuid PRIMARY KEY,
                     request jsonb NOT NULL,

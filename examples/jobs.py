@@ -11,10 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
+
 from examples.database import Database
 from examples.migrations import MigrationFailed, Progress
 
 _LOOK_AGAIN = 0.2  # seconds between looks at a job that another instance runs
+
+_AWAY = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
+"""What a database says that is not there now."""
 
 Work = Callable[[Progress], Awaitable[tuple[str, ...]]]
 """A migration to do: told where to report its progress, returns warnings."""
@@ -111,6 +116,13 @@ class Jobs:
         except Exception as failure:  # whatever it is, whoever polls must hear of it
             logging.getLogger(__name__).exception("job %s", job_id)
             error = f"{type(failure).__name__}: {failure}"
+        while not await self._record_end(job_id, table, error, messages, warnings):
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    async def _record_end(
+        self, job_id: UUID, table: str, error: str | None, messages: tuple[str, ...], warnings: tuple[str, ...]
+    ) -> bool:
+        """Whether there is no more to do: while the database is away, whoever polls would wait for ever."""
         try:
             await self._database.pool.execute(
                 f"UPDATE {table} SET complete = true, progress = CASE WHEN $2::text IS NULL THEN 100 ELSE progress END, "
@@ -120,8 +132,12 @@ class Jobs:
                 list(messages),
                 list(warnings),
             )
-        except Exception:  # the schema may be gone, or the database away: the row then stays as it is
+        except _AWAY as failure:
+            logging.getLogger(__name__).warning("the end of job %s is recorded later: %r", job_id, failure)
+            return self._closing
+        except Exception:  # the schema may be gone: the row then stays as it is
             logging.getLogger(__name__).exception("the end of job %s could not be recorded", job_id)
+        return True
 
     async def _read(self, tenant: str, job_id: UUID) -> Job | None:
         if not await self._has_table(tenant):

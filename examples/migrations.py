@@ -171,6 +171,12 @@ class _Run:
                     )
                     warnings += [f"{number} {change.doubt}"] if number else []
             if reached:
+                # One row for each that took effect: it is there if and only if the data is as it left it.
+                await self.connection.execute(
+                    f"INSERT INTO {self.schema}.migrations (version) SELECT $1::text "
+                    f"WHERE NOT EXISTS (SELECT FROM {self.schema}.meta WHERE version = $1::text)",
+                    reached,
+                )
                 await self.connection.execute(
                     f"INSERT INTO {self.schema}.meta (version) VALUES ($1) "
                     "ON CONFLICT (one_row) DO UPDATE SET version = excluded.version",

@@ -184,7 +184,9 @@ class WorkerSettings(_Group):
     """The process that runs the pipelines."""
 
     node: str = Field("host", description="Name of this host. Instances it started are touched by its task queue only.")
-    gateway_url: str = Field("http://127.0.0.1:9130", description="Where the worker reaches the gateway.")
+    gateway_url: str = Field(
+        "http://127.0.0.1:9130", description="Where the worker reaches the gateway; `uplift up` knows, unless it is set."
+    )
     gateway_token: str = Field("", description="Bearer token for the gateway, by reference. Empty: none.")
     max_activities: int = Field(100, ge=1, description="Activities at once; they mostly wait for others.")
     max_workflow_tasks: int = Field(20, ge=1, description="Workflow tasks at once; they are CPU-bound.")
@@ -288,7 +290,9 @@ class StackSettings(_Group):
     temporal_port: Port = Field(0, description="Port of the embedded Temporal. 0: a free one, kept for the folder.")
     ui_port: Port = Field(0, description="Port of the Temporal UI. 0: a free one, kept for the folder.")
     start_timeout: Seconds = Field(60.0, description="Seconds for one part to get ready.")
-    restart_pause: Seconds = Field(0.2, description="Seconds before a part that died is started again; doubles to 5 s.")
+    restart_pause: Seconds = Field(
+        0.2, description="Seconds before a part that died is started again; doubles to 5 s, or stays where it is longer."
+    )
     stop_grace: Seconds = Field(15.0, description="Seconds that a part gets to stop before it is killed.")
 
 

@@ -10,7 +10,7 @@ import pytest
 from uplift_cli.stack.errors import PartFailed
 from uplift_cli.stack.parts import Part, file_names
 from uplift_cli.stack.state import PartRecord
-from uplift_cli.stack.supervisor import Supervisor
+from uplift_cli.stack.supervisor import Supervisor, next_pause
 from uplift_settings.tree import StackSettings
 
 WAITS = "import os, sys, signal; open(sys.argv[1], 'w').write(str(os.getpid())); signal.pause()"
@@ -116,6 +116,11 @@ async def test_the_pause_before_a_restart_doubles(seen: Seen) -> None:
     await supervisor.stop()
     waits = [line.split("again in ")[1].split(" (")[0] for line in seen.lines if "started again" in line]
     assert waits[:3] == ["0.1 s", "0.2 s", "0.4 s"]
+
+
+@pytest.mark.parametrize(("pause", "first", "after"), [(0.2, 0.2, 0.4), (4.0, 0.2, 5.0), (60.0, 60.0, 60.0)])
+def test_a_pause_grows_to_five_seconds_or_stays_as_long_as_it_is_set(pause: float, first: float, after: float) -> None:
+    assert next_pause(pause, first=first) == after
 
 
 async def test_a_part_that_fails_three_times_before_it_was_ready_fails_the_start(seen: Seen) -> None:

@@ -32,7 +32,7 @@ def with_stack(origins: Sequence[Origin], record: StackRecord) -> tuple[Origin, 
 
 
 def _replaced(key: str, *, runs: bool) -> bool:
-    return runs and key != "data.dsn"  # a place of the operator's own is passed on
+    return runs and key not in ("data.dsn", "worker.gateway_url")  # a place of the operator's own is passed on
 
 
 def _runs(record: StackRecord) -> bool:

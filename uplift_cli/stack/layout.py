@@ -206,6 +206,12 @@ class Layout:
         host = self.settings.gateway.host
         return _ALL_ADDRESSES.get(host, host)
 
+    @property
+    def _gateway_url(self) -> str:
+        """Where the worker reaches the gateway: there may be something between them, so what was configured counts."""
+        worker = self.settings.worker
+        return worker.gateway_url if "gateway_url" in worker.model_fields_set else self.url
+
     def _quick_stop(self) -> dict[str, str]:
         """Nobody answers while the only gateway is away, so it leaves soon, unless the operator says otherwise."""
         quick = {"stop_grace": "5", "stop_linger": "0"}
@@ -230,7 +236,7 @@ class Layout:
             "UPLIFT_DATABASE_URL": postgres.dsn(GATEWAY_DATABASE),
             "UPLIFT_TEMPORAL__ADDRESS": self.temporal.address,
             "UPLIFT_TEMPORAL__UI_URL": self.temporal.ui_url,
-            "UPLIFT_WORKER__GATEWAY_URL": self.url,
+            "UPLIFT_WORKER__GATEWAY_URL": self._gateway_url,
             "UPLIFT_DEPLOY__PORT_FIRST": str(first),
             "UPLIFT_DEPLOY__PORT_LAST": str(last),
             "UPLIFT_DEPLOY__ENV": json.dumps(database | settings.deploy.env),

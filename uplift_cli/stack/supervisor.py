@@ -157,7 +157,7 @@ class Supervisor:
             self._say(f"{part.name} {reason}; it is started again in {pause:.1f} s (log: {keeper.log})")
             self._change(keeper, "restarting", process=None)
             await self._either(asyncio.sleep(pause), keeper.asked_to_stop)
-            pause = min(pause * 2, _PAUSE_MAX)
+            pause = next_pause(pause, first=self._settings.restart_pause)
             keeper.restarts += 1
 
     async def _spawn(self, keeper: _Keeper) -> asyncio.subprocess.Process:
@@ -251,6 +251,11 @@ class Supervisor:
         if process is None:
             keeper.since = None
         self._changed(tuple(each.record() for each in self._keepers))
+
+
+def next_pause(pause: float, *, first: float) -> float:
+    """The pause after this one, in seconds: twice as long up to 5 s, and never shorter than the one that is set."""
+    return min(pause * 2, max(_PAUSE_MAX, first))
 
 
 async def _finished(work: Awaitable[None]) -> None:
