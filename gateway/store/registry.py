@@ -91,6 +91,7 @@ class RegistryStore:
             if open_job or hold:
                 raise Conflict(f"tenant {tenant} is in use by {'job ' + open_job if open_job else 'hold ' + hold}")
             await connection.execute("delete from data_versions where tenant = $1", tenant)
+            await connection.execute("delete from overlays where tenant = $1", tenant)
             await connection.execute("delete from tenants where id = $1", tenant)
 
     async def data_versions(self, tenant: str) -> dict[str, str]:
