@@ -26,7 +26,7 @@ from gateway_client import (
     NotFound,
     OverlayRequest,
 )
-from module_data import ModuleDataError, PostgresData, SchemaCopy
+from module_data import PostgresData, RestoreFailed, SchemaCopy, ToolsMissing
 from upgrade_core.descriptors import ModuleDescriptor, Undo
 from upgrade_core.plan import Kind
 from upgrade_core.runs import module_run_id
@@ -303,7 +303,11 @@ class TenantInitActivities(TenantInitSteps):
         )
 
     async def _restore(self, request: CheckedChange) -> UndoResult:
-        """Put the copy back. The same copy serves every attempt."""
+        """Put the copy back. The same copy serves every attempt.
+
+        Raises:
+            ModuleDataError: The server went away: it is tried again, no person needs to decide.
+        """
         wanted = snapshot_id(request)
         found = next((copy for copy in await self._gateway.snapshots() if copy.id == wanted), None)
         data = self._open_data(request)
@@ -312,7 +316,7 @@ class TenantInitActivities(TenantInitSteps):
         copy = SchemaCopy(schema=found.schema_name, path=found.path, size=found.size, digest=found.digest, existed=found.existed)
         try:
             await data.restore(copy)
-        except ModuleDataError as error:
+        except (RestoreFailed, ToolsMissing) as error:
             return UndoResult(done=False, left=(f"schema {copy.schema} could not be restored from {copy.path}: {error}",))
         return UndoResult()
 

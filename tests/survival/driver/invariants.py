@@ -4,11 +4,23 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from .world import Answer, Bound, Ended, World, Written
+from tests.survival.driver.world import Answer, Bound, Ended, World, Written
 
 _COMMIT = 0.2
 """Seconds that a transaction may take to be visible after its deferred triggers ran, on a busy machine."""
 _DONE = ("done", "done_with_warnings")
+
+
+def nothing_done(world: World) -> list[str]:
+    """A run proves something only if all of it happened: what was not even tried cannot have gone wrong."""
+    happened = {
+        "job ended well": any(job.outcome in _DONE for job in world.ended),
+        "tenant init began": any(line["event"] == "begin" for line in world.inits),
+        "user was answered by a module": bool(world.answers),
+        "write was acknowledged": bool(world.written),
+        "process was killed": bool(world.kills),
+    }
+    return [f"no {what}: this run shows nothing" for what, did in happened.items() if not did]
 
 
 def wrong_versions(answers: Iterable[Answer], bindings: Sequence[Bound]) -> list[str]:

@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 
 _LOCKS = 4711
-_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
 class ToldToFail(Exception):
@@ -121,7 +121,7 @@ class Service:
         """Do what tenant init asks for; gives the error, or nothing."""
         try:
             connection = await self.connect()
-        except (*_FAILURES, TimeoutError) as error:
+        except _FAILURES as error:
             return f"the database is away: {error}"
         outcome = "cut"
         try:

@@ -10,7 +10,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import asyncpg
 import httpx
@@ -18,9 +18,8 @@ import psutil
 from temporalio.service import RPCError
 
 from deployers.process_tree import observe
-
-from . import invariants
-from .operations import (
+from tests.survival.driver import invariants
+from tests.survival.driver.operations import (
     FIRST_VERSIONS,
     PRODUCTS,
     Abort,
@@ -36,7 +35,7 @@ from .operations import (
     UpgradeAll,
     Use,
 )
-from .world import Answer, World, Written, read, watch
+from tests.survival.driver.world import Answer, World, Written, read, watch
 
 Leftovers = Callable[[Any], Awaitable[list[str]]]
 MODULE = Path(__file__).parent / "module.py"
@@ -129,6 +128,8 @@ class Driver:
                 await self._kill(operation)
             case Illegal():
                 await self._illegal(operation)
+            case _:
+                assert_never(operation)
         await self._look(getattr(operation, "tenant", None))
 
     async def end(self) -> None:
@@ -149,6 +150,7 @@ class Driver:
         kept = {row["id"]: json.loads(row["job"]) for row in await self._sql("select id, to_jsonb(j) as job from jobs j")}
         self._must_be_empty(
             [
+                *invariants.nothing_done(world),
                 *invariants.untrue_records(world),
                 *invariants.wrong_outcomes(world, around=_UNDISTURBED),
                 *invariants.lost_writes([write for write in world.written if write.tenant in tenants], there, world.ended),

@@ -1,20 +1,22 @@
 """Anything in any order, from a seed (requirements D2, D3). `UPLIFT_TEST_SEED=7` repeats the operations of seed 7."""
 
-import importlib
-import importlib.util
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
 
-_HERE = Path(__file__).parent
+from tests.e2e.conftest import PATIENCE, Stack, start
+from tests.survival.driver.operations import choose
+from tests.survival.driver.run import Driver
+from tests.survival.leftovers import leftovers
+
+SHORT = 88
+"""The seed of `make test`: its few operations kill an instance, the gateway, Temporal and the worker while jobs are under way."""
 CONFIG = """
 [gateway]
 settle = 0.5
@@ -36,22 +38,6 @@ sticky_timeout = 1
 """
 
 
-def _load(name: str, path: Path, *, package: bool = False) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.parent)] if package else None)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_load("survival_driver", _HERE / "__init__.py", package=True)
-stacks = _load("stack_of_the_driver", _HERE.parents[1] / "e2e" / "conftest.py")
-left = _load("leftovers_of_the_driver", _HERE.parent / "leftovers.py")
-operations, run = (importlib.import_module(f"survival_driver.{name}") for name in ("operations", "run"))
-
-
 @pytest.fixture
 async def fresh_stack() -> AsyncIterator[Any]:
     """A stack of its own: this test kills all of it. Its folder stays when the test fails."""
@@ -59,9 +45,9 @@ async def fresh_stack() -> AsyncIterator[Any]:
     (home / "uplift.toml").write_text(CONFIG)
     log = home / "modules.jsonl"
     log.touch()
-    process, url = await stacks.start(home)
-    async with httpx.AsyncClient(base_url=url, timeout=stacks.PATIENCE, limits=httpx.Limits(max_connections=None)) as http:
-        stack = stacks.Stack(home=home, url=url, process=process, http=http, log=log)
+    process, url = await start(home)
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=httpx.Limits(max_connections=None)) as http:
+        stack = Stack(home=home, url=url, process=process, http=http, log=log)
         yield stack
         await stack.down()
     if (home / "passed").exists():
@@ -76,9 +62,9 @@ def seeds() -> list[int]:
 
 
 async def drive(stack: Any, seed: int, count: int) -> None:
-    driver = run.Driver(stack, seed=seed, leftovers=left.leftovers)
+    driver = Driver(stack, seed=seed, leftovers=leftovers)
     await driver.begin()
-    for operation in operations.choose(seed, count):
+    for operation in choose(seed, count):
         await driver.do(operation)
     await driver.end()
     print(driver.summary())
@@ -86,7 +72,7 @@ async def drive(stack: Any, seed: int, count: int) -> None:
 
 
 async def test_a_few_operations_in_any_order_leave_everything_true(fresh_stack: Any) -> None:
-    await drive(fresh_stack, int(os.environ.get("UPLIFT_TEST_SEED", "1")), 40)
+    await drive(fresh_stack, int(os.environ.get("UPLIFT_TEST_SEED", SHORT)), 40)
 
 
 @pytest.mark.soak
@@ -96,7 +82,5 @@ async def test_many_operations_in_any_order_leave_everything_true(fresh_stack: A
 
 
 def test_a_seed_chooses_the_same_operations_again() -> None:
-    choose: Callable[[int, int], Any] = operations.choose
-
     assert list(choose(3, 200)) == list(choose(3, 200))
     assert list(choose(3, 200)) != list(choose(4, 200))
