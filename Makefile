@@ -5,6 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done),python3)
 BIN := .venv/bin
+KILL_MATRIX := tests/survival/test_kill_matrix.py
 QUICK_TESTS := tests/unit tests/property tests/workflows tests/contract
 
 .PHONY: help
@@ -53,8 +54,9 @@ bench: setup  ## Measure; prints and keeps the figures
 	@$(BIN)/python -m bench
 
 .PHONY: soak
-soak: setup  ## The long tests
-	@$(BIN)/python -m pytest -q -m soak
+soak: setup  ## The long tests; the last of them kills everything at every moment, REPORT=FILE keeps its table
+	@$(BIN)/python -m pytest -q -m soak --ignore=$(KILL_MATRIX)
+	@$(BIN)/python -m pytest -q -n 4 --dist loadgroup -p tests.survival.report $(if $(REPORT),--survival-report $(REPORT)) $(KILL_MATRIX)
 
 .PHONY: docs
 docs: setup  ## Write the reference pages that come from the code

@@ -1,4 +1,7 @@
-"""Timeouts and retries of activities, as data. Steps with effects heartbeat and are waited for when they are cancelled.
+"""Timeouts and retries of activities, as data.
+
+All of them heartbeat (`worker.beats`), so that a worker that dies is noticed within seconds (requirement D3). Those with effects
+are waited for when they are cancelled.
 
 No attempt limit stands where giving up would leave a tenant held: an undo is tried until it is done.
 """
@@ -27,10 +30,15 @@ _DAY = timedelta(days=1)
 _HARMLESS_TWICE = timedelta(seconds=5)
 """Heartbeat of steps that two attempts may do at once: how long users wait on for a worker that was killed."""
 
-SHORT = Options(start_to_close_timeout=timedelta(seconds=30), retry_policy=_SOON)
+SHORT = Options(start_to_close_timeout=timedelta(seconds=30), heartbeat_timeout=_HARMLESS_TWICE, retry_policy=_SOON)
 """One call of the gateway. A gateway that is away is waited for, however long."""
 
-CHECK = Options(start_to_close_timeout=timedelta(minutes=2), schedule_to_close_timeout=timedelta(minutes=10), retry_policy=_SOON)
+CHECK = Options(
+    start_to_close_timeout=timedelta(minutes=2),
+    schedule_to_close_timeout=timedelta(minutes=10),
+    heartbeat_timeout=_HARMLESS_TWICE,
+    retry_policy=_SOON,
+)
 """Looks before anybody is held: giving up costs nothing."""
 
 ACQUIRE = Options(
@@ -75,7 +83,7 @@ COPY = Options(
 
 VERIFY = Options(
     start_to_close_timeout=timedelta(minutes=10),
-    heartbeat_timeout=timedelta(seconds=15),
+    heartbeat_timeout=_HARMLESS_TWICE,
     retry_policy=_SOON,
     cancellation_type=_WAIT,
 )
@@ -94,5 +102,5 @@ DEPLOY = Options(
 )
 """Starting and stopping instances on their node."""
 
-TIMED = Options(start_to_close_timeout=timedelta(seconds=30), retry_policy=_PATIENT)
+TIMED = Options(start_to_close_timeout=timedelta(seconds=30), heartbeat_timeout=_HARMLESS_TWICE, retry_policy=_PATIENT)
 """Looks that nobody waits for."""

@@ -26,6 +26,7 @@ from upgrade_core.runs import MODULE_VERSION, node_queue
 from uplift_settings import SecretError, Settings, SettingsError, load, read_secret
 from uplift_settings.logs import log_to_stderr
 from uplift_settings.tracing import start_tracing
+from worker.beats import Beats
 from worker.guard import ForeignPackage, check_packages
 from worker.keeper import Keeper
 from worker.temporal import (
@@ -176,6 +177,7 @@ def build_workers(
             deploy.place, deploy.retire, deploy.retired,
         ],
         workflow_runner=workflow_runner(),
+        interceptors=[Beats()],
         max_concurrent_activities=settings.worker.max_activities,
         max_concurrent_workflow_tasks=settings.worker.max_workflow_tasks,
         max_cached_workflows=settings.worker.cached_runs,
@@ -187,6 +189,7 @@ def build_workers(
         temporal,
         task_queue=node_queue(queue, settings.worker.node),
         activities=[deploy.start, deploy.stop],
+        interceptors=[Beats()],
         max_concurrent_activities=settings.worker.max_activities,
         graceful_shutdown_timeout=grace,
         max_heartbeat_throttle_interval=timedelta(seconds=settings.worker.heartbeat_every),

@@ -77,7 +77,7 @@ class RegistryStore:
         return done.endswith(" 1")
 
     async def remove_tenant(self, tenant: str) -> None:
-        """Forget a tenant with its bindings and ended jobs.
+        """Forget a tenant with its bindings, ended jobs and prefixes.
 
         Raises:
             Conflict: It has a hold or a job that has not ended.

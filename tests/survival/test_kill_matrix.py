@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,81 +12,34 @@ from typing import Any
 import pytest
 
 from tests.survival.leftovers import settled
-from tests.survival.moments import MOMENTS, Case, Moment
-from tests.survival.platform import PARTS, PATIENCE, Platform
+from tests.survival.matrix import Cell, matrix
+from tests.survival.moments import Case, Moment
+from tests.survival.platform import PATIENCE, Platform
 from tests.survival.writer import Writer
 from uplift_cli.demo.check import Checker
 
-COMPONENTS = (*PARTS, "old-instance", "new-instance", "everything")
-DELAYS = (5.0, 60.0)
-"""Seconds after which what was killed comes back, for one moment of each component; for all the others it is at once."""
-DELAYED = "init during"
-QUICK = {
-    ("worker", "update during"),
-    ("worker", "switch after"),
-    ("gateway", "update after"),
-    ("gateway", "undo init from the copy during"),
-    ("temporal", "init during"),
-    ("temporal", "undo update before"),
-    ("postgres", "switch during"),
-    ("old-instance", "update during"),
-    ("new-instance", "init during"),
-    ("everything", "init during"),
-    ("everything", "undo init in reverse during"),
-    ("worker", "retire during"),
-}
-"""What `make test` runs: each component, and each of update, init, switch and undo, at least once."""
+
+def cases() -> tuple[Any, ...]:
+    """A parameter for each case; those that want another stack are done by one process, one after the other."""
+    return tuple(
+        pytest.param(
+            cell,
+            id=cell.name,
+            marks=[
+                *([] if cell.quick else [pytest.mark.soak]),
+                *([pytest.mark.xdist_group(f"back after {cell.comeback:g} s")] if cell.comeback else []),
+            ],
+        )
+        for cell in matrix()
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """How a run ends.
-
-    Attributes:
-        outcomes: Which ones are right; the first is that of a run in which nothing is killed.
-        why: Why another one than the first is right.
-    """
-
-    outcomes: tuple[str, ...]
-    why: str = ""
-
-
-def expected(component: str, moment: Moment) -> Expected:
-    """How the run ends: as without the kill, or rolled back where the module under migration was killed, or its data."""
-    if moment.fails:
-        return Expected(outcomes=("rolled_back",))
-    if (component, moment.name) == ("postgres", "init during"):
-        return Expected(outcomes=("rolled_back",), why="the module's migration failed: its database was killed under it")
-    return Expected(outcomes=("done",))
-
-
-def cases() -> Iterator[Any]:
-    """A parameter for each (component, moment) that there is, and for each delay."""
-    for moment in MOMENTS:
-        for component in COMPONENTS:
-            if component not in moment.absent:
-                marks = [] if (component, moment.name) in QUICK else [pytest.mark.soak]
-                yield _case(component, moment, 0.0, marks)
-    for delay in DELAYS:
-        for moment in MOMENTS:
-            if moment.name == DELAYED:
-                for component in COMPONENTS:
-                    yield _case(component, moment, delay, [pytest.mark.soak])
-
-
-def _case(component: str, moment: Moment, delay: float, marks: list[Any]) -> Any:
-    name = f"{component}-{moment.name}".replace(" ", "-") + (f"-back-after-{delay:g}s" if delay else "")
-    group = pytest.mark.xdist_group(f"back after {delay:g} s") if delay else None
-    return pytest.param(delay, component, moment, id=name, marks=[*marks, *([group] if group else [])])
-
-
-@pytest.mark.parametrize(("comeback", "component", "moment"), tuple(cases()))
-async def test_a_run_survives(
-    stacks: Any, comeback: float, component: str, moment: Moment, record_property: Callable[[str, object], None]
-) -> None:
-    platform, neighbour = await stacks.get(comeback)
+@pytest.mark.parametrize("cell", cases())
+async def test_a_run_survives(stacks: Any, cell: Cell, record_property: Callable[[str, object], None]) -> None:
+    moment, component, comeback = cell.moment, cell.component, cell.comeback
     for name, value in (("component", component), ("moment", moment.name), ("comeback", comeback)):
         record_property(name, value)
+    platform, neighbour = await stacks.get(comeback)
     platform.broken = True
     async with tenant_of(platform, moment, neighbour) as (case, run):
         checker = Checker(dsn=platform.dsn())
@@ -107,10 +60,10 @@ async def test_a_run_survives(
         await still_written(case.writer, neighbour)
         platform.caller.kill_under_way = False
 
-        assert job["outcome"] in expected(component, moment).outcomes, job
-        await check_record(case, job, moment)
+        assert job["outcome"] == cell.outcome, job
+        await check_record(case, job, cell)
         await check_data(case, job, moment, checker, structure)
-        await check_neighbour(neighbour, component, checker)
+        await check_neighbour(neighbour, cell, checker)
         assert await settled(platform) == []
     platform.broken = False
 
@@ -173,15 +126,15 @@ async def still_written(*writers: Writer) -> None:
             await asyncio.sleep(0.05)
 
 
-async def check_record(case: Case, job: dict[str, Any], moment: Moment) -> None:
+async def check_record(case: Case, job: dict[str, Any], cell: Cell) -> None:
     """The job's record tells the truth."""
     done = job["outcome"] == "done"
     enabled = [row["id"] for row in await case.platform.ok("GET", f"/_/proxy/tenants/{case.tenant}/modules")]
     assert enabled == [case.new if done else case.old]
     assert job["status"] == ("done" if done else "error")
     assert bool(job.get("errors")) is not done
-    if moment.fails:
-        assert moment.fails in job["errors"][0]["message"]
+    if cell.moment.fails or cell.migration_fails:
+        assert (cell.moment.fails or "Tenant operation failed for module") in job["errors"][0]["message"]
 
 
 async def check_data(case: Case, job: dict[str, Any], moment: Moment, checker: Checker, structure: tuple[str, ...]) -> None:
@@ -202,10 +155,10 @@ async def check_data(case: Case, job: dict[str, Any], moment: Moment, checker: C
             assert await checker.structure(case.tenant) == structure
 
 
-async def check_neighbour(neighbour: Writer, component: str, checker: Checker) -> None:
+async def check_neighbour(neighbour: Writer, cell: Cell, checker: Checker) -> None:
     """Another tenant on the old version had no failed request, as long as its module had its database."""
     await neighbour.stop()
-    if component not in ("postgres", "everything"):
+    if not cell.shares_fate:
         assert neighbour.failures == []
     findings = await checker.compare(neighbour.tenant, neighbour.ledger, loans=False)
     assert findings.good, findings.sentences

@@ -99,15 +99,13 @@ async def test_an_alias_ends_when_its_tenant_disables_the_product(held: Held) ->
     assert (found.status_code, found.text) == (404, "No such overlay")
 
 
-async def test_an_alias_ends_with_its_tenant(held: Held) -> None:
+async def test_a_prefix_goes_with_its_tenant(held: Held) -> None:
+    """Requirement D2: nothing new is left behind."""
     url = await held.job.overlay(held.new)
     await held.job.switch(held.new)
     await held.job.finish()
-
     assert (await held.site.http.delete(f"/_/proxy/tenants/{held.tenant}")).status_code == 204
-
-    found = await held.site.http.get(f"{url}/{held.other}")
-    assert (found.status_code, found.text) == (404, "No such overlay")
+    assert (await held.site.http.get(f"{url}/{held.product}")).status_code == 404
 
 
 async def test_a_prefix_is_still_there_after_a_restart(new_site: Any, name: Any, servers: Any) -> None:
