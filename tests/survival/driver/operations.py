@@ -14,6 +14,8 @@ ILLEGAL = (
     "unknown_module", "unknown_tenant", "unknown_version", "misspelt_parameter", "purge_and_enable", "tenant_again",
     "bad_tenant_id", "other_descriptor", "version_in_use", "busy_tenant", "unknown_job", "job_of_another_tenant",
 )  # fmt: skip
+_SENSIBLE = 0.9
+"""Share of users' requests that go to a product which the tenant probably has."""
 _PARTS = {"instance": 10, "worker": 4, "gateway": 3, "temporal": 3, "postgres": 2, "all parts": 1, "everything": 1}
 
 
@@ -113,6 +115,7 @@ class _Guess:
     """What is there if everything went well: so that most operations make sense."""
 
     tenants: list[str] = field(default_factory=list)
+    enabled: list[tuple[str, str]] = field(default_factory=list)
     made: int = 0
     versions: dict[str, list[str]] = field(default_factory=lambda: {product: list(FIRST_VERSIONS) for product in PRODUCTS})
     highest: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PRODUCTS, len(FIRST_VERSIONS)))
@@ -137,12 +140,14 @@ def _new_tenant(chance: random.Random, guess: _Guess) -> Operation:
 def _delete_tenant(chance: random.Random, guess: _Guess) -> Operation:
     if len(guess.tenants) <= TENANTS // 2:
         return _new_tenant(chance, guess)
-    return DeleteTenant(tenant=guess.tenants.pop(chance.randrange(len(guess.tenants))))
+    tenant = guess.tenants.pop(chance.randrange(len(guess.tenants)))
+    guess.enabled = [pair for pair in guess.enabled if pair[0] != tenant]
+    return DeleteTenant(tenant=tenant)
 
 
 def _one(chance: random.Random, guess: _Guess, tenant: str) -> Change:
     product = chance.choice(PRODUCTS)
-    return Change(
+    change = Change(
         tenant=tenant,
         product=product,
         version=chance.choice(guess.versions[product]),
@@ -150,6 +155,12 @@ def _one(chance: random.Random, guess: _Guess, tenant: str) -> Change:
         do=chance.choices(("ok", "job", "error", "joberror"), (5, 5, 1, 2))[0],
         seconds=chance.choice((0, 0, 0.2, 1.5)),
     )
+    pair, enables = (tenant, product), change.action in ("enable", "reinstall")
+    if enables and not change.do.endswith("error") and pair not in guess.enabled:
+        guess.enabled.append(pair)
+    elif not enables and pair in guess.enabled:
+        guess.enabled.remove(pair)
+    return change
 
 
 def _change(chance: random.Random, guess: _Guess) -> Operation:
@@ -171,6 +182,8 @@ def _abort(chance: random.Random, guess: _Guess) -> Operation:
 
 def _use(chance: random.Random, guess: _Guess) -> Operation:
     tenant, product = chance.choice(guess.tenants), chance.choice(PRODUCTS)
+    if guess.enabled and chance.random() < _SENSIBLE:
+        tenant, product = chance.choice(guess.enabled)
     return Use(tenant=tenant, product=product, writes=chance.randint(0, 4), reads=chance.randint(1, 4))
 
 
