@@ -15,7 +15,7 @@ from tests.survival.driver.operations import choose
 from tests.survival.driver.run import Driver
 from tests.survival.leftovers import leftovers
 
-SHORT = 85
+SHORT = 32
 """The seed of `make test`: its few operations kill an instance, the gateway, Temporal and the worker while jobs are under way."""
 CONFIG = """
 [gateway]
