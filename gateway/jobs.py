@@ -138,6 +138,7 @@ class Jobs:
 
         Raises:
             ResolutionError: The world has moved and the request cannot be reached any more.
+            Conflict: The job has ended without a plan.
         """
         request = _REQUEST.validate_python(row.request)
         fixed = row.plan

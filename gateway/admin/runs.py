@@ -40,6 +40,8 @@ async def begin(call: Call) -> web.Response:
         return answer(await call.services.jobs.begin(row))
     except UpliftError as error:
         raise ApiError(400, str(error)) from error
+    except Conflict as error:
+        raise ApiError(409, str(error)) from error
 
 
 async def phase(call: Call) -> web.Response:

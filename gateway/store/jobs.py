@@ -78,20 +78,27 @@ class JobStore:
             )
 
     async def set_plan(self, job: str, plan: dict[str, Any], modules: list[dict[str, Any]]) -> dict[str, Any]:
-        """Fix the plan of a job, unless it has one; returns the one that holds."""
+        """Fix the plan of a job, unless it has one; returns the one that holds.
+
+        Raises:
+            Conflict: The job has ended: it was aborted in the moment in which its run was started.
+        """
         async with self._database.transaction() as connection:
             row = await connection.fetchrow("select plan from jobs where id = $1 for update", job)
             if row is not None and row["plan"] is not None:
                 found: dict[str, Any] = row["plan"]
                 return found
+            await check_open(connection, job)
             await connection.execute(
                 "update jobs set plan = $2, modules = $3, phase = 'planned' where id = $1", job, plan, modules
             )
         return plan
 
     async def update_module(self, job: str, module: str, *, phase: str | None = None, **members: Any) -> None:
-        """Change members of one module's line, and the job's phase."""
+        """Change members of one module's line, and the job's phase. The record of a job that has ended stays as it is."""
         async with self._database.transaction() as connection:
+            if await connection.fetchval("select state from jobs where id = $1 for update", job) == "ended":
+                return
             await change_module(connection, job, module, phase=phase, **members)
 
     async def request_abort(self, job: str) -> JobRow | None:

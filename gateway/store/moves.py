@@ -31,6 +31,9 @@ async def make_move(connection: Connection, job: str, tenant: str, move: Move) -
         return
     if move.module is None:
         await connection.execute("delete from bindings where tenant = $1 and product = $2", tenant, move.product)
+        await connection.execute(  # aliases of what the tenant does not have any more
+            "delete from overlays where tenant = $1 and product = $2 and state = 'alias'", tenant, move.product
+        )
     else:
         await connection.execute(
             "insert into bindings (tenant, product, module) values ($1, $2, $3)"

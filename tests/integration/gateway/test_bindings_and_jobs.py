@@ -248,6 +248,21 @@ async def test_a_job_that_never_started_is_aborted_at_once(site: Any, pair: tupl
     assert await enabled(site, tenant) == []
 
 
+async def test_a_run_that_began_while_its_job_was_aborted_does_not_change_the_record(site: Any, pair: tuple[str, str]) -> None:
+    """Requirement C2: the record says how the job ended, whatever its run says afterwards."""
+    tenant = await site.tenant()
+    place = (await site.http.post(f"/_/proxy/tenants/{tenant}/install?async=true", json=[{"id": pair[0]}])).headers["Location"]
+    await site.http.delete(place)
+    ended = (await site.http.get(place)).json()
+    job = ended["id"]
+
+    with pytest.raises(GatewayRefused, match="has ended"):
+        await site.runs.begin(job)
+    await site.runs.set_phase(job, "undoing", subject=pair[0], message="it failed")
+
+    assert (await site.http.get(place)).json() == ended
+
+
 async def test_aborting_a_job_that_waits_for_an_answer_answers_it(site: Any, until: Any, pair: tuple[str, str]) -> None:
     tenant = await site.tenant()
     call = asyncio.create_task(site.http.post(f"/_/proxy/tenants/{tenant}/modules", json={"id": pair[0]}))

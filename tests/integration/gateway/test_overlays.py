@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway_client import IntentRequest
+from gateway_client import IntentRequest, MoveRequest, OpenRequest
 
 
 class Held:
@@ -83,6 +83,20 @@ async def test_after_the_switch_the_prefix_is_an_alias(held: Held, servers: Any)
     assert (await held.site.http.get(f"{url}/{held.product}", headers={"Prefer": "wait=0"})).status_code == 503
     await back.switch(f"{held.product}-1.0.0")
     assert (await held.site.http.get(f"{url}/{held.product}")).json()["name"] == "old"
+
+
+async def test_an_alias_ends_when_its_tenant_disables_the_product(held: Held) -> None:
+    """Requirement D2: nothing is left behind."""
+    url = await held.job.overlay(held.new)
+    await held.job.switch(held.new)
+    await held.job.finish()
+
+    off = await held.site.job(held.tenant, held.product, action="disable")
+    gone = MoveRequest(product=held.product, subject=held.new, bind=True, module=None)
+    await off.runs.open(off.id, OpenRequest(group="g", moves=(gone,)))
+
+    found = await held.site.http.get(f"{url}/{held.other}")
+    assert (found.status_code, found.text) == (404, "No such overlay")
 
 
 async def test_a_prefix_goes_with_its_tenant(held: Held) -> None:
