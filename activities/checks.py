@@ -41,6 +41,10 @@ class CheckActivities(CheckSteps):
         self._verify = verify
         self._http = httpx.AsyncClient(timeout=verify.timeout, trust_env=False)
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
     @activity.defn(name="checks.check")
     async def check(self, request: ChangeRequest) -> Checked:
         """Descriptors, dialect, undo mode, and whether a snapshot would be whole."""

@@ -56,6 +56,11 @@ class ModuleCalls:
             event_hooks=hooks,
         )
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+        await self._fresh.aclose()
+
     async def instance(self, module: str, *, prefer: str = "") -> Instance | None:
         """An instance of a version: the preferred one if it is there."""
         instances = (await self._gateway.version(module)).instances

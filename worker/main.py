@@ -138,6 +138,7 @@ async def _serve(settings: Settings) -> None:
             prune_every=settings.snapshots.prune_every,
         )
         calls = ModuleCalls(gateway=gateway, settings=settings.init, on_request=on_request)
+        stack.push_async_callback(calls.close)
         for worker in build_workers(settings, temporal=temporal, gateway=gateway, instances=instances, steps=steps, calls=calls):
             await stack.enter_async_context(worker)
         if settings.worker.build and settings.worker.make_current:

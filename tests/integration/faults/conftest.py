@@ -42,6 +42,9 @@ async def world_of_file(postgres_dsn: Callable[[], str], tmp_path_factory: Any, 
 async def world(world_of_file: World) -> AsyncIterator[World]:
     """Without faults at first, and afterwards."""
     yield world_of_file
+    for calls in world_of_file.calls:
+        await calls.close()
+    world_of_file.calls.clear()
     world_of_file.proxy.clear()
     world_of_file.wire.clear()
     world_of_file.proxy.seen.clear()

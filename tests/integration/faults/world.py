@@ -8,7 +8,7 @@ import re
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,7 @@ class World:
     init: TenantInitActivities
     deploy: DeployActivities
     deployer: ProcessDeployer
+    calls: list[ModuleCalls] = field(default_factory=list)
 
     @contextlib.contextmanager
     def hasty(self) -> Iterator[None]:
@@ -132,10 +133,11 @@ class World:
     def init_with(self, clock: Clock | None = None, **settings: Any) -> TenantInitActivities:
         """Tenant init with other clocks."""
         limits = INIT.model_copy(update=settings)
+        self.calls.append(ModuleCalls(gateway=self.gateway, settings=limits))
         return TenantInitActivities(
             gateway=self.gateway,
             temporal=self.steps._temporal,
-            calls=ModuleCalls(gateway=self.gateway, settings=limits),
+            calls=self.calls[-1],
             init=limits,
             data=self.init._data,
             snapshots=self.init._snapshots,
@@ -326,6 +328,7 @@ async def make_world(
         WireProxy(upstream=module.url) as wire,
         GatewayClient(url=proxy.url, timeout=PATIENT) as gateway,
     ):
+        calls = ModuleCalls(gateway=gateway, settings=INIT)
         world = World(
             site=site,
             proxy=proxy,
@@ -344,7 +347,7 @@ async def make_world(
             init=TenantInitActivities(
                 gateway=gateway,
                 temporal=temporal,
-                calls=ModuleCalls(gateway=gateway, settings=INIT),
+                calls=calls,
                 init=INIT,
                 data=data,
                 snapshots=snapshots,
@@ -357,6 +360,8 @@ async def make_world(
         try:
             yield world
         finally:
+            await calls.close()
+            await world.checks.close()
             for found in await deployer.list():
                 await deployer.stop(found.inst_id)
             await module.stop()
