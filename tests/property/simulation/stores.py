@@ -64,7 +64,8 @@ class Database:
         await self.ask(lambda: None)
         yield
 
-    def cut(self) -> None:
+    def cut(self, why: str = "") -> None:
+        del why
         self.away = True
 
     async def renew(self) -> None:
@@ -88,10 +89,10 @@ class _Store:
 class Changes(_Store):
     """As gateway/store/changes.py."""
 
-    async def since(self, epoch: int) -> Picture:
+    async def since(self, epoch: int, _stamp: str | None = None) -> Picture:
         return await self._ask(lambda: self._world.picture(epoch))
 
-    async def everything(self) -> Picture:
+    async def everything(self, _epoch: int = -1, _stamp: str | None = None) -> Picture:
         return await self._ask(lambda: self._world.picture(None))
 
     async def forget_old(self) -> None:
@@ -124,8 +125,31 @@ class Nodes(_Store):
             raise DatabaseError("closed")
         return await self._ask(work, pool=False)
 
+    async def set_clock_right(self, connection: "Wire", *, generation: str, settle: float) -> float | None:
+        def work() -> float | None:
+            now = self._world.now
+            ours = next((node for node in self._world.nodes.values() if node["generation"] == generation), None)
+            if ours is None:
+                return None
+            if ours["until"] > now:
+                return 0.0
+            since = now - ours["renewed"]
+            for node in self._world.nodes.values():
+                if node["until"] <= now:
+                    node.update(until=now + node["until"] - node["renewed"], renewed=now)
+            self._world.ghosts.update(dict.fromkeys(self._world.ghosts, now + settle))
+            return float(since)
+
+        if connection.is_closed():
+            raise DatabaseError("closed")
+        return await self._ask(work, pool=False)
+
     async def holder_of(self, name: str) -> str | None:
-        return await self._ask(lambda: self._world.nodes.get(name, {}).get("generation"))
+        def work() -> str | None:
+            node = self._world.nodes.get(name)
+            return node["generation"] if node is not None and node["until"] > self._world.now else None
+
+        return await self._ask(work)
 
     async def set_applied(self, generation: str, epoch: int) -> None:
         def work() -> None:
