@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from activities.checks import CheckActivities
@@ -23,6 +24,7 @@ from activities.deploy import DeployActivities, NodeInstances
 from activities.gateway_steps import GatewayActivities
 from activities.module_calls import ModuleCalls
 from activities.options import Options
+from activities.reconcile import NodeReconcileActivities, ReconcileActivities
 from activities.signatures import ChangeRequest, Checked, CheckedChange, GroupStep
 from activities.snapshots import SnapshotActivities
 from activities.tenant_init import TenantInitActivities
@@ -34,7 +36,15 @@ from tests.wire.http_proxy import WireProxy
 from upgrade_core.descriptors import Undo
 from upgrade_core.ids import step_key
 from upgrade_core.plan import Change, Kind
-from uplift_settings.tree import DataSettings, DeploySettings, InitSettings, SnapshotSettings, VerifySettings
+from upgrade_core.runs import module_run_id
+from uplift_settings.tree import (
+    DataSettings,
+    DeploySettings,
+    InitSettings,
+    ReconcileSettings,
+    SnapshotSettings,
+    VerifySettings,
+)
 
 PATIENT, HASTY = 15.0, 0.5
 """Seconds of one call of the gateway; hasty is the worker for whom the gateway hangs, or is slow."""
@@ -62,6 +72,8 @@ _TABLES = {
     "data_versions": (),
     "instances": ("url", "generation", "seen"),
     "retirements": (),
+    "reconcile": (),
+    "problems": (),
 }
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(\+\d\d(:\d\d)?)?")
@@ -119,6 +131,8 @@ class World:
     init: TenantInitActivities
     deploy: DeployActivities
     deployer: ProcessDeployer
+    reconcile: ReconcileActivities
+    reconcile_here: NodeReconcileActivities
     calls: list[ModuleCalls] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -245,7 +259,7 @@ class World:
         return dict(json.loads(self._plain(json.dumps(found), subject)))
 
     async def state(self, subject: Subject) -> dict[str, Any]:
-        """All that the gateway's database says of a subject, without names, times and chance; and its data."""
+        """All that is known of a subject, without names, times and chance: rows, data, processes, copies, its version's run."""
         connection = await asyncpg.connect(self.site.dsn)
         try:
             found: dict[str, Any] = {}
@@ -253,13 +267,30 @@ class World:
                 rows = await connection.fetch(f"select to_jsonb(t) as row from {table} t order by t::text")
                 texts = [row["row"] for row in rows if any(name in row["row"] for name in _names(subject))]
                 values = [json.loads(self._plain(text, subject)) for text in texts]
+                if table == "problems":  # the others come and go with the gateway's own looks
+                    values = [row for row in values if row["kind"] == "difference"]
                 found[table] = sorted(
                     ({name: value for name, value in row.items() if name not in left_out} for row in values), key=str
                 )
         finally:
             await connection.close()
         found["data"] = await self.data(subject)
+        running = await self.deployer.list()
+        found["processes"] = sorted(self._plain(each.inst_id, subject) for each in running if each.module_id == subject.new)
+        files = (self.folder / "copies").glob(f"*/{subject.job.id}-*")
+        found["copies"] = sorted(self._plain(file.name, subject) for file in files)
+        found["run"] = await self._run_of(subject.new)
         return found
+
+    async def _run_of(self, module: str) -> str:
+        """Status of the run that looks after a version; empty if there is none."""
+        try:
+            status = (await self.steps._temporal.get_workflow_handle(module_run_id(module)).describe()).status
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            return ""
+        return status.name if status is not None else ""
 
     def _plain(self, text: str, subject: Subject) -> str:
         text = text.replace(subject.job.id, "JOB").replace(subject.schema, "SCHEMA").replace(subject.product, "PRODUCT")
@@ -329,6 +360,10 @@ async def make_world(
         GatewayClient(url=proxy.url, timeout=PATIENT) as gateway,
     ):
         calls = ModuleCalls(gateway=gateway, settings=INIT)
+        instances = NodeInstances(gateway=gateway, deployer=deployer, node="n")
+        steps = GatewayActivities(
+            gateway=gateway, temporal=temporal, task_queue=queue, deploy=settings, data=data, keep_copies=60.0
+        )
         world = World(
             site=site,
             proxy=proxy,
@@ -337,9 +372,7 @@ async def make_world(
             modules_dsn=modules_dsn,
             folder=folder,
             gateway=gateway,
-            steps=GatewayActivities(
-                gateway=gateway, temporal=temporal, task_queue=queue, deploy=settings, data=data, keep_copies=60.0
-            ),
+            steps=steps,
             checks=CheckActivities(
                 gateway=gateway, data=data, snapshots=snapshots, verify=VerifySettings(timeout=0.5, attempts=2)
             ),
@@ -352,10 +385,19 @@ async def make_world(
                 data=data,
                 snapshots=snapshots,
             ),
-            deploy=DeployActivities(
-                gateway=gateway, instances=NodeInstances(gateway=gateway, deployer=deployer, node="n"), settings=settings
-            ),
+            deploy=DeployActivities(gateway=gateway, instances=instances, settings=settings),
             deployer=deployer,
+            reconcile=ReconcileActivities(
+                gateway=gateway,
+                temporal=temporal,
+                task_queue=queue,
+                tell_unneeded=steps.tell_unneeded,
+                settings=ReconcileSettings(),
+                keep_copies=60.0,
+            ),
+            reconcile_here=NodeReconcileActivities(
+                gateway=gateway, instances=instances, folder=folder / "copies", keep_copies=60.0
+            ),
         )
         try:
             yield world
