@@ -5,8 +5,6 @@ SHELL := /bin/bash
 PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done),python3)
 BIN := .venv/bin
-KILL_MATRIX := tests/survival/test_kill_matrix.py
-DRIVER := tests/survival/driver
 QUICK_TESTS := tests/unit tests/property tests/workflows tests/contract
 
 .PHONY: help
@@ -55,10 +53,9 @@ bench: setup  ## Measure; prints and keeps the figures
 	@$(BIN)/python -m bench
 
 .PHONY: soak
-soak: setup  ## The long tests; the last of them kills everything at every moment, REPORT=FILE keeps its table
-	@$(BIN)/python -m pytest -q -m soak --ignore=$(KILL_MATRIX) --ignore=$(DRIVER)
-	@$(BIN)/python -m pytest -q -m soak -n 2 --dist load $(DRIVER)
-	@$(BIN)/python -m pytest -q -n 4 --dist loadgroup -p tests.survival.report $(if $(REPORT),--survival-report $(REPORT)) $(KILL_MATRIX)
+soak: setup  ## The long tests, four at a time; REPORT=FILE keeps the table of what was killed, and when
+	@$(BIN)/python -m pytest -q -m "soak or matrix" -n 4 --dist loadgroup -p tests.survival.report \
+		$(if $(REPORT),--survival-report $(REPORT))
 
 .PHONY: histories
 histories: setup  ## Record runs of every outcome for the replay tests, into a new folder [NAME=today]

@@ -33,7 +33,10 @@ class SnapshotActivities(SnapshotSteps):
 
     @activity.defn(name="snapshots.take")
     async def take(self, request: CheckedChange) -> Copied:
-        """Copy the data that nobody writes to now, and record the copy before anything may touch the data."""
+        """Copy the data that nobody writes to now, and record the copy before anything may touch the data.
+
+        It is on record before it is begun, too, so that no file is left that nobody knows when this is cut off.
+        """
         checked = request.checked
         with translated():
             async with beating():
@@ -43,8 +46,8 @@ class SnapshotActivities(SnapshotSteps):
                     lock_wait=self._snapshots.lock_wait,
                 )
                 name = copy_id(request.job, request.change.product)
-                copy = await data.copy(checked.schema, folder=self._folder / request.tenant, name=name)
-                record = Snapshot(
+                folder = self._folder / request.tenant
+                begun = Snapshot(
                     id=name,
                     job=request.job,
                     tenant=request.tenant,
@@ -52,11 +55,13 @@ class SnapshotActivities(SnapshotSteps):
                     module=request.change.version_from,
                     node=self._node,
                     dsn=checked.dsn,
-                    schema_name=copy.schema,
-                    path=copy.path,
-                    size=copy.size,
-                    digest=copy.digest,
-                    existed=copy.existed,
+                    schema_name=checked.schema,
+                    path=str(folder / f"{name}.dump"),
+                )
+                await until_answered(lambda: self._gateway.add_snapshot(begun))
+                copy = await data.copy(checked.schema, folder=folder, name=name)
+                record = begun.model_copy(
+                    update={"path": copy.path, "size": copy.size, "digest": copy.digest, "existed": copy.existed}
                 )
                 # A gateway that is away is no reason to copy anew, nor to give up after some copies.
                 await until_answered(lambda: self._gateway.add_snapshot(record))

@@ -34,7 +34,7 @@ _GONE_WITHIN = 5.0
 _ATTEMPT = 5.0
 _SHOWN = 8
 _MEGABYTE = 1_000_000
-_TROUBLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_TROUBLE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class PostgresData:
@@ -415,7 +415,7 @@ class PostgresData:
             ) from error
         try:
             yield connection
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             connection.terminate()
             raise ModuleDataError(f"The modules' Postgres at {self._address.shown} refused: {error}.") from error
         except BaseException:

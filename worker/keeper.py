@@ -103,6 +103,8 @@ class Keeper:
         for snapshot in await self._gateway.snapshots(expired=True):
             if snapshot.node == self._instances.node:
                 if snapshot.path:
-                    Path(snapshot.path).unlink(missing_ok=True)
+                    path = Path(snapshot.path)
+                    path.unlink(missing_ok=True)
+                    path.with_name(f"{path.name}.part").unlink(missing_ok=True)
                 await self._gateway.remove_snapshot(snapshot.id)
                 _log.info("removed snapshot %s", snapshot.id)

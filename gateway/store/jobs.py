@@ -73,7 +73,8 @@ class JobStore:
         """Its run is at Temporal: from now on a missing run is a lost one."""
         async with self._database.connection() as connection:
             await connection.execute(
-                "update jobs set started = true, phase = case when phase = 'queued' then 'planned' else phase end where id = $1",
+                "update jobs set started = true, phase = case when phase = 'queued' then 'planned' else phase end"
+                " where id = $1 and state <> 'ended'",
                 job,
             )
 

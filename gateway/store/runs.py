@@ -199,21 +199,29 @@ class RunStore:
             await connection.execute("delete from overlays where token = $1", token)
 
     async def add_snapshot(self, snapshot: SnapshotRow) -> None:
-        """Record a copy; one of the same id is replaced."""
+        """Record a copy; one of the same id is replaced, but never a whole one by one that is only begun (without a digest).
+
+        One that comes after the end of its job is not kept.
+        """
         async with self._database.connection() as connection:
             await connection.execute(
-                "insert into snapshots (id, job, tenant, product, module, node, dsn, schema, path, size, digest, existed)"
-                " values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict (id) do update"
-                " set path = excluded.path, size = excluded.size, digest = excluded.digest, existed = excluded.existed",
+                "insert into snapshots"
+                " (id, job, tenant, product, module, node, dsn, schema, path, size, digest, existed, expires)"
+                " values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
+                " (select now() from jobs where id = $2 and state = 'ended')) on conflict (id) do update"
+                " set path = excluded.path, size = excluded.size, digest = excluded.digest, existed = excluded.existed"
+                " where excluded.digest <> '' or not excluded.existed",
                 snapshot.id, snapshot.job, snapshot.tenant, snapshot.product, snapshot.module, snapshot.node, snapshot.dsn,
                 snapshot.schema, snapshot.path, snapshot.size, snapshot.digest, snapshot.existed,
             )  # fmt: skip
 
     async def keep_snapshots(self, job: str, seconds: float) -> None:
-        """Start the time that a job's copies are kept."""
+        """Start the time that a job's copies are kept; what was only begun is of no use to anybody."""
         async with self._database.connection() as connection:
             await connection.execute(
-                "update snapshots set expires = now() + make_interval(secs => $2) where job = $1 and expires is null",
+                "update snapshots set"
+                " expires = now() + make_interval(secs => case when existed and digest = '' then 0 else $2::float8 end)"
+                " where job = $1 and expires is null",
                 job,
                 seconds,
             )

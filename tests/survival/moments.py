@@ -212,7 +212,8 @@ def _struck(rule: Rule, exchange: Exchange) -> bool:
 
 
 _HOLDS = Call(method="POST", path="{job}/holds")
-_COPIED = Call(method="POST", path="{job}/snapshots")
+_WHOLE = r'"digest": ?"[0-9a-f]+"'
+_COPIED = Call(method="POST", path="{job}/snapshots", body=_WHOLE)
 _VERIFY = Call(method="POST", path="{job}/overlays", skip=1)
 _UNDO_INIT = Call(method="DELETE", path="{job}/overlays/.*")
 _RESUME_OLD = Call(method="POST", path="{job}/open", body=r'"stage": ?"invoke"')
@@ -237,9 +238,9 @@ def _moments() -> tuple[Moment, ...]:
         ),
         *step(
             "snapshot",
-            before=_locked(_HOLDS, "lock table {schema}.meta in access exclusive mode", "meta"),
-            during=_at("POST", "{job}/snapshots", "before"),
-            after=_at("POST", "{job}/snapshots", "after"),
+            before=_at("POST", "{job}/snapshots", "before"),
+            during=_locked(_HOLDS, "lock table {schema}.meta in access exclusive mode", "meta"),
+            after=_at("POST", "{job}/snapshots", "after", body=_WHOLE),
         ),
         *step(
             "init",

@@ -55,6 +55,8 @@ poll_max = 1
 [snapshots]
 keep = 0.2
 prune_every = 0.3
+[reconcile]
+interval = 0
 [stack]
 restart_pause = {comeback}
 """

@@ -26,6 +26,7 @@ def cases() -> tuple[Any, ...]:
             cell,
             id=cell.name,
             marks=[
+                pytest.mark.matrix,
                 *([] if cell.quick else [pytest.mark.soak]),
                 *([pytest.mark.xdist_group(f"back after {cell.comeback:g} s")] if cell.comeback else []),
             ],

@@ -32,6 +32,8 @@ connect_retry = 10
 [snapshots]
 keep = 1
 prune_every = 0.5
+[reconcile]
+interval = 0
 [worker]
 keeper_interval = 0.5
 sticky_timeout = 1
