@@ -79,6 +79,15 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(\+\d\d(:\d\d)?)?")
 
 
+class Caller(GatewayClient):
+    """A worker's client; `longest`: seconds that it lets the gateway take beyond its timeout, where the gateway waits itself."""
+
+    longest = 60.0
+
+    async def call(self, *args: Any, wait: float = 0) -> Any:
+        return await super().call(*args, wait=min(wait, self.longest))
+
+
 @dataclass(kw_only=True)
 class Subject:
     """A tenant, a product of which it has 1.0.0, and a job that brings it to 2.0.0; the tests of one fault have one each."""
@@ -124,7 +133,7 @@ class World:
     module: Migrating
     modules_dsn: str
     folder: Path
-    gateway: GatewayClient
+    gateway: Caller
     steps: GatewayActivities
     checks: CheckActivities
     copies: SnapshotActivities
@@ -138,11 +147,11 @@ class World:
     @contextlib.contextmanager
     def hasty(self) -> Iterator[None]:
         """For a while the worker waits for half a second only."""
-        self.gateway._timeout = HASTY
+        self.gateway._timeout, self.gateway.longest = HASTY, 2 * HASTY
         try:
             yield
         finally:
-            self.gateway._timeout = PATIENT
+            self.gateway._timeout, self.gateway.longest = PATIENT, Caller.longest
 
     def init_with(self, clock: Clock | None = None, **settings: Any) -> TenantInitActivities:
         """Tenant init with other clocks."""
@@ -357,7 +366,7 @@ async def make_world(
     async with (
         WireProxy(upstream=running.url) as proxy,
         WireProxy(upstream=module.url) as wire,
-        GatewayClient(url=proxy.url, timeout=PATIENT) as gateway,
+        Caller(url=proxy.url, timeout=PATIENT) as gateway,
     ):
         calls = ModuleCalls(gateway=gateway, settings=INIT)
         instances = NodeInstances(gateway=gateway, deployer=deployer, node="n")
