@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import sys
 import uuid
@@ -153,12 +154,14 @@ class World:
         finally:
             self.gateway._timeout, self.gateway.longest = PATIENT, Caller.longest
 
-    def init_with(self, clock: Clock | None = None, **settings: Any) -> TenantInitActivities:
-        """Tenant init with other clocks."""
-        limits = INIT.model_copy(update=settings)
-        self.calls.append(ModuleCalls(gateway=self.gateway, settings=limits))
+    def init_with(
+        self, clock: Clock | None = None, gateway: GatewayClient | None = None, **settings: Any
+    ) -> TenantInitActivities:
+        """Tenant init with other clocks; with the gateway itself where thousands of looks need no proxy before it."""
+        limits, gateway = INIT.model_copy(update=settings), gateway or self.gateway
+        self.calls.append(ModuleCalls(gateway=gateway, settings=limits))
         return TenantInitActivities(
-            gateway=self.gateway,
+            gateway=gateway,
             temporal=self.steps._temporal,
             calls=self.calls[-1],
             init=limits,
@@ -360,7 +363,10 @@ async def make_world(
     module = await Migrating(modules_dsn).start()
     data = DataSettings(dsn=modules_dsn, schema_pattern="{tenant}_{product_}")
     snapshots = SnapshotSettings(lock_wait=2.0)
-    settings = DeploySettings(health_wait=20, stop_grace=1, retire_after=0.1, external_wait=0.5)
+    first = 21_000 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # two that choose a port at once choose the same
+    settings = DeploySettings(
+        health_wait=20, stop_grace=1, retire_after=0.1, external_wait=0.5, port_first=first, port_last=first + 99
+    )
     deployer = ProcessDeployer(settings=settings, folder=folder / "instances")
     queue = f"faults-{uuid.uuid4()}"
     async with (
