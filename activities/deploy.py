@@ -76,22 +76,25 @@ class NodeInstances:
     async def stop_stray(self, module: str, instance: str, generation: str) -> str:
         """Stop a process of a version that nobody needs and that is registered nowhere.
 
-        The version is marked as on its way out meanwhile, so that nobody can come to need it.
+        The version is marked as on its way out meanwhile, so that nobody can come to need it. An attempt that was cut off may
+        have left it marked, or stopped: the next one ends both, else nobody could claim the version.
 
         Returns:
             Why it was left; empty if it is stopped.
         """
         async with self._alone(module):
             running = await self._deployer.find(instance)
-            if running is None or running.generation != generation or running.module_id != module:
-                return "another process runs by now, or none"
+            if running is not None and (running.generation != generation or running.module_id != module):
+                return "another process runs by now"
             try:
                 version = await self._gateway.version(module)
             except NotFound:  # a module that is not registered is claimed by nobody
                 await self._deployer.stop(instance)
                 return ""
-            if version.retiring or _nodes(version):
-                return "the version is registered or on its way out by now"
+            if _nodes(version):  # then it is also a run's business to take it away
+                return "the version is registered by now"
+            if running is None and not version.retiring:
+                return ""
             if left := await self._mark(module):
                 return left
             await self._deployer.stop(instance)

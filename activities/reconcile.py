@@ -255,6 +255,8 @@ class NodeReconcileActivities(NodeReconcileSteps):
         path = self._folder / repair.subject
         if str(path) in {str(Path(row.path)) for row in await self._gateway.snapshots() if row.path}:
             return "it is recorded by now"
+        if not await asyncio.to_thread(path.is_file):  # by an attempt that was cut off before it said so
+            return ""
         now = next((file for file in await asyncio.to_thread(lambda: tuple(self._files())) if file.path == repair.subject), None)
         if now is None or now.job != repair.job or not (now.over or (now.part and now.age > PART_AGE)):
             return _NOT_SO

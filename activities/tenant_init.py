@@ -234,7 +234,7 @@ class TenantInitActivities(TenantInitSteps):
             response = None if instance is None else await self._look(init, instance, job_path, wait=long_poll)
             if instance is not None and response is not None:
                 if response.status_code == 404:  # noqa: PLR2004
-                    return await self._unknown(init, intent, f"{module.id} does not know its job {job_path} any more")
+                    return await self._lost(init, job_path, f"{module.id} does not know its job {job_path} any more")
                 answer = read_job(module, job_path, status=response.status_code, body=response.text)
                 if answer.effect in (Effect.DONE, Effect.FAILED):
                     state = await self._settle(init, answer, instance)
@@ -243,7 +243,7 @@ class TenantInitActivities(TenantInitSteps):
                 if answer.effect is Effect.RETRY:
                     still = self._clock.now()
                     if still - heard > self._init.stall_after:
-                        return await self._unknown(init, intent, f"looks at {job_path} fail: {answer.errors[0]}")
+                        return await self._lost(init, job_path, f"looks at {job_path} fail: {answer.errors[0]}")
                 else:
                     heard = self._clock.now()
                     if response.text != seen:
@@ -266,9 +266,21 @@ class TenantInitActivities(TenantInitSteps):
             if instance is not None and await self._has_stalled(init, intent, instance, unchanged):
                 restarted = instance.generation != intent.generation
                 why = f"{module.id} {'was restarted while it' if restarted else 'said that it'} worked on {job_path}"
-                return await self._unknown(init, intent, f"{why}, which does not go on")
+                return await self._lost(init, job_path, f"{why}, which does not go on")
             pause = next_look(self._clock.now() - begun, first=self._init.poll_first, longest=self._init.poll_max)
             await self._clock.sleep(pause)
+
+    async def _lost(self, init: "_Init", job_path: str, why: str) -> InitState:
+        """A job that is gone, or dead, unless another attempt knows better: one that is taken for dead may live on.
+
+        Who sees the end of a job writes it down before removing the job from the module.
+        """
+        intent = await self._intent(init)
+        if intent.answer is not None and intent.answer.effect in _SETTLED_EFFECTS:
+            return _state(intent.answer, intent)
+        if intent.job_path and intent.job_path != job_path:
+            return InitState(effect="follow", job_path=intent.job_path, instance=intent.instance, asked=intent.asked)
+        return await self._unknown(init, intent, why)
 
     async def _is_seen_at_work(self, request: CheckedChange) -> bool:
         """Whether anybody is at work in the data now; so it is, too, where that cannot be seen."""

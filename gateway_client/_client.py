@@ -203,7 +203,7 @@ class GatewayClient(LifecycleCalls):
         return read(LedgerAnswer, await self.call("GET", "/_/reconcile/ledger")).ledger
 
     async def repair(self, request: RepairRequest) -> bool:
-        """Repair one thing; False if it is not so any more."""
+        """Repair one thing; False if it is not harmless any more. Again is fine."""
         return read(RepairAnswer, await self.call("POST", "/_/reconcile/repairs", request, wait=60)).done
 
     async def report_reconcile(self, report: Report) -> None:

@@ -248,7 +248,7 @@ class RepairRequest(Wire):
 
 
 class RepairAnswer(_Answer):
-    """Whether it was still so, and is repaired."""
+    """Whether it is repaired, now or before."""
 
     done: bool
 

@@ -53,7 +53,7 @@ async def ledger(call: Call) -> web.Response:
 
 
 async def repair(call: Call) -> web.Response:
-    """Repair one thing, if it is still so: `{"done": …}`."""
+    """Repair one thing, if that is still harmless: `{"done": …}`. Again is fine."""
     wire, store = call.json(RepairRequest), call.platform.reconcile
     match wire.verb:
         case Verb.GIVE_BACK:
@@ -76,9 +76,9 @@ async def put_node(call: Call) -> web.Response:
 
 
 async def _close_overlay(call: Call, wire: RepairRequest) -> bool:
-    token = await call.platform.reconcile.close_overlay(product=wire.product, job=wire.job)
+    token, stays = await call.platform.reconcile.close_overlay(product=wire.product, job=wire.job)
     if token is None:
-        return False
+        return not stays
     await call.platform.catch_up()
     if not await call.platform.wait_quiet(f"overlay:{token}", MAX_WAIT):
         raise ApiError(503, "requests under the overlay are still at work; ask again")

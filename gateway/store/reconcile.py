@@ -1,4 +1,7 @@
-"""What reconcile runs read and repair. Each repair looks at its condition again in the transaction that carries it out."""
+"""What reconcile runs read and repair. Each repair looks at its condition again in the statement that carries it out.
+
+Repairs answer whether it is as they want it, also where it was so before: the answer of the attempt that did it may be lost.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,44 +51,54 @@ class ReconcileStore:
             await connection.execute("insert into workers (node) values ($1) on conflict (node) do update set seen = now()", node)
 
     async def give_back(self, *, module: str, job: str) -> bool:
-        """Remove the claim of an ended job; False if there is none."""
+        """Remove the claim of an ended job; False if it stands, since the job has not ended or left a hold."""
         async with self._database.connection() as connection:
-            done = await connection.execute(
+            await connection.execute(
                 f"delete from claims where module = $1 and job = $2 and {_SETTLED.format(job='$2')}",  # noqa: S608
                 module, job,
             )  # fmt: skip
-        return done.endswith(" 1")
+            return not await connection.fetchval(
+                "select exists (select 1 from claims where module = $1 and job = $2)", module, job
+            )
 
     async def end_intent(self, *, key: str, job: str) -> bool:
-        """End a tenant init whose job has ended and left no hold, and whose process is not registered; False if it is not so."""
+        """End a tenant init whose job has ended and left no hold, and whose process is not registered; False if it goes on."""
         async with self._database.connection() as connection:
-            done = await connection.execute(
+            await connection.execute(
                 f"update intents i set state = 'ended', ended = now() where key = $1 and job = $2 and state <> 'ended'"  # noqa: S608
                 f" and {_SETTLED.format(job='i.job')} and not {_ALIVE}"
                 " and not exists (select 1 from holds h where h.tenant = i.tenant and h.product = i.product)",
                 key, job,
             )  # fmt: skip
-        return done.endswith(" 1")
+            return not await connection.fetchval(
+                "select exists (select 1 from intents where key = $1 and job = $2 and state <> 'ended')", key, job
+            )
 
-    async def close_overlay(self, *, product: str, job: str) -> str | None:
-        """Nothing new goes through an overlay that an ended job left; its token, or None if there is none."""
+    async def close_overlay(self, *, product: str, job: str) -> tuple[str | None, bool]:
+        """Nothing new goes through an overlay that an ended job left; its token, if it is to be forgotten, and if one stays."""
         async with self._database.connection() as connection:
             token: str | None = await connection.fetchval(
                 "update overlays set state = 'closing' where job = $1 and product = $2 and state in ('open', 'closing')"  # noqa: S608
                 f" and {_SETTLED.format(job='$1')} returning token",
                 job, product,
             )  # fmt: skip
-        return token
+            stays: bool = token is None and await connection.fetchval(
+                "select exists (select 1 from overlays where job = $1 and product = $2 and state in ('open', 'closing'))",
+                job, product,
+            )  # fmt: skip
+        return token, stays
 
     async def keep_snapshot(self, *, snapshot: str, seconds: float) -> bool:
-        """Begin the time of a copy whose job has ended and left no hold; False if it is not so."""
+        """Begin the time of a copy whose job has ended and left no hold; False if it has not begun."""
         async with self._database.connection() as connection:
-            done = await connection.execute(
+            await connection.execute(
                 "update snapshots s set expires = now() + make_interval(secs => $2) where id = $1 and expires is null"  # noqa: S608
                 f" and {_SETTLED.format(job='s.job')}",
                 snapshot, seconds,
             )  # fmt: skip
-        return done.endswith(" 1")
+            return not await connection.fetchval(
+                "select exists (select 1 from snapshots where id = $1 and expires is null)", snapshot
+            )
 
     async def ask(self, request: str, *, repair: bool) -> None:
         """Ask for a run; one that was asked for and has not begun gives way."""

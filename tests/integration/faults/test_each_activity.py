@@ -42,8 +42,8 @@ FAULTS: dict[str, tuple[Fault, int]] = {
     "garbage": (Garbage(), 1),
 }
 """By name: the fault, and how many requests in a row get it."""
-QUICK = ("answer dropped", "garbage")
-"""Those of `make test`: a lost answer, and an answer that is none; the others ask the same of an activity, or less."""
+QUICK = "garbage"
+"""That of `make test`: each request took effect and its answer says nothing; the others ask the same of an activity, or less."""
 _undisturbed: dict[str, tuple[str, dict[str, Any], tuple[tuple[str, str], ...]]] = {}
 
 
@@ -58,7 +58,11 @@ async def undisturbed(world: World, case: Case) -> tuple[str, dict[str, Any], tu
         for one in world.proxy.seen:
             path = one.path.replace(subject.job.id, "JOB").replace(subject.product, "PRODUCT").replace(subject.tenant, "TENANT")
             calls.append((one.method, path))
-        _undisturbed[case.id] = (world.plain(result, subject), await world.state(subject), tuple(dict.fromkeys(calls)))
+        _undisturbed[case.id] = (
+            world.plain(case.of(result, subject), subject),
+            await world.state(subject),
+            tuple(dict.fromkeys(calls)),
+        )
         await cleaned(world, subject)
     return _undisturbed[case.id]
 
@@ -73,12 +77,14 @@ def of_subject(path: str, subject: Subject) -> str:
     return path.replace("JOB", subject.job.id).replace("PRODUCT", subject.product).replace("TENANT", subject.tenant)
 
 
-@pytest.mark.parametrize("fault", [fault if fault in QUICK else pytest.param(fault, marks=pytest.mark.soak) for fault in FAULTS])
+@pytest.mark.parametrize("fault", [fault if fault == QUICK else pytest.param(fault, marks=pytest.mark.soak) for fault in FAULTS])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 async def test_a_fault_on_the_wire_to_the_gateway_changes_nothing(world: World, case: Case, fault: str) -> None:
     """Each of its calls in turn gets the fault."""
     result, state, calls = await undisturbed(world, case)
     what, times = FAULTS[fault]
+    if (attempts := case.options["retry_policy"].maximum_attempts) != 0:
+        times = min(times, attempts - 1)  # who gives up for good tells so, and is asked again by the next run
     for method, path in calls:
         if method == "GET" and fault not in ("refuse", "hang", "503 three times", "half an answer", "garbage"):
             continue  # a look has no effect that could be lost or doubled
@@ -92,7 +98,7 @@ async def test_a_fault_on_the_wire_to_the_gateway_changes_nothing(world: World, 
         world.proxy.clear()
         where = f"{method} {path}"
         assert found.failure is None, (where, found.failure)
-        assert (where, world.plain(found.result, subject)) == (where, result)
+        assert (where, world.plain(case.of(found.result, subject), subject)) == (where, result)
         assert (where, await world.state(subject)) == (where, state)
         await cleaned(world, subject)
 

@@ -19,6 +19,7 @@ from tests.wire.faults import (
     Garbage,
     Half,
     Hang,
+    Pause,
     Refuse,
     ResetAfter,
     ResetBefore,
@@ -39,6 +40,9 @@ FAULTS: dict[str, tuple[Fault, int]] = {
     "half an answer": (Half(), 1),
     "a page": (Garbage(), 1),
 }
+QUICK = ("refuse", "answer dropped", "a page")
+"""Those of `make test`: nothing was sent, it took effect and nobody knows, an answer that is none."""
+EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in FAULTS]
 MIGRATED = {"users": [["ann", "PRODUCT-2.0.0"], ["bob", "PRODUCT-2.0.0"]], "inits": ["PRODUCT-2.0.0"]}
 AS_BEFORE = {"users": [["ann", "PRODUCT-1.0.0"], ["bob", "PRODUCT-1.0.0"]], "inits": []}
 
@@ -62,7 +66,7 @@ async def to_the_end(init: TenantInitActivities, request: CheckedChange) -> Init
     return state
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", EACH)
 @pytest.mark.parametrize("how", ["sync", "job"])
 async def test_a_fault_on_the_wire_to_the_module_leaves_one_migration(world: World, how: str, fault: str) -> None:
     subject, request = await held(world, how=how)
@@ -76,7 +80,7 @@ async def test_a_fault_on_the_wire_to_the_module_leaves_one_migration(world: Wor
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", EACH)
 async def test_lost_looks_at_a_job_change_nothing(world: World, method: str, fault: str) -> None:
     """Requirement C4: a look that fails says nothing of the job; that it cannot be removed neither."""
     subject, request = await held(world, how="job")
@@ -88,7 +92,7 @@ async def test_lost_looks_at_a_job_change_nothing(world: World, method: str, fau
     assert (await world.data(subject), len(world.module.posts)) == (MIGRATED, 1)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", EACH)
 async def test_a_fault_while_a_migration_is_taken_back_leaves_it_taken_back(world: World, fault: str) -> None:
     """A reversible undo has an intent of its own: what was asked for is not asked for again while it may be at work."""
     subject, request = await held(world, undo=Undo.REVERSIBLE, rerunnable=True)
@@ -164,6 +168,20 @@ async def test_a_job_that_a_restarted_module_forgot_is_restored_and_asked_for_on
     assert await world.data(subject) == MIGRATED
 
 
+async def test_a_job_whose_end_another_attempt_saw_is_not_taken_for_lost(world: World) -> None:
+    """An attempt that is taken for dead lives on, sees the end, and removes the job while its successor is looking at it."""
+    subject, request = await held(world, how="job")
+    state = (await obey(options.INIT, world.init.start, request)).result
+    follow = FollowRequest(step=request, state=state)
+    look = world.wire.add(method="GET", path="/_/tenant/.+", fault=Pause("before"))
+    slow = asyncio.create_task(obey(options.FOLLOW, world.init.follow, follow))
+    await look.met.wait()
+    assert (await obey(options.FOLLOW, world.init.follow, follow)).result.effect == "done"
+    look.release()
+    assert (await slow).result.effect == "done"
+    assert (await world.data(subject), len(world.module.posts)) == (MIGRATED, 1)
+
+
 async def test_a_job_that_never_goes_on_is_restored_and_asked_for_once_more(world: World) -> None:
     """`complete` is false for ever: told by the clock and by its data, since nobody says whether the module was restarted."""
     subject, request = await held(world, how="job")
@@ -217,7 +235,8 @@ async def test_a_job_of_six_hours_is_followed_and_its_end_seen_within_15_seconds
 
     world.module.answer = answer
     request = replace(request, checked=replace(request.checked, dsn=""))
-    state = await to_the_end(world.init_with(clock, poll_first=0.3, poll_max=15.0, stall_after=600), request)
+    init = world.init_with(clock, world.site.runs, poll_first=0.3, poll_max=15.0, stall_after=600)
+    state = await to_the_end(init, request)
     assert (state.effect, len(world.module.posts)) == ("done", 1)
     assert hours <= clock.time <= hours + 15
     assert max(clock.slept) == 15

@@ -16,7 +16,11 @@ from tests.integration.faults.world import World, make_world, obey
 from tests.wire.tcp_proxy import Line
 
 WRITES = [case for case in CASES if case.name.startswith("gateway.")]
-LASTING = ("gateway.update", "gateway.switch", "gateway.finish")
+LASTING = [
+    pytest.param(case, id=case.id, marks=[pytest.mark.soak] if case.name != "gateway.switch" else [])
+    for case in WRITES
+    if case.name in ("gateway.update", "gateway.switch", "gateway.finish")
+]
 QUICK = {"lease": 3.0, "lease_renew": 0.2, "database_timeout": 1.0}
 
 
@@ -100,7 +104,7 @@ async def test_a_commit_whose_answer_is_lost_is_done_once(world: World, mended: 
 
 
 @pytest.mark.parametrize("fault", ["reset", "refuse", "hang", "slow"])
-@pytest.mark.parametrize("case", [case for case in WRITES if case.name in LASTING], ids=lambda case: case.id)
+@pytest.mark.parametrize("case", LASTING)
 async def test_postgres_that_is_away_for_a_second_changes_nothing(world: World, mended: Line, case: Case, fault: str) -> None:
     state = await undisturbed(world, case)
     subject = await world.subject(**case.subject)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import sys
 import uuid
@@ -15,6 +16,7 @@ from typing import Any
 import asyncpg
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from activities.checks import CheckActivities
@@ -23,6 +25,7 @@ from activities.deploy import DeployActivities, NodeInstances
 from activities.gateway_steps import GatewayActivities
 from activities.module_calls import ModuleCalls
 from activities.options import Options
+from activities.reconcile import NodeReconcileActivities, ReconcileActivities
 from activities.signatures import ChangeRequest, Checked, CheckedChange, GroupStep
 from activities.snapshots import SnapshotActivities
 from activities.tenant_init import TenantInitActivities
@@ -34,7 +37,15 @@ from tests.wire.http_proxy import WireProxy
 from upgrade_core.descriptors import Undo
 from upgrade_core.ids import step_key
 from upgrade_core.plan import Change, Kind
-from uplift_settings.tree import DataSettings, DeploySettings, InitSettings, SnapshotSettings, VerifySettings
+from upgrade_core.runs import module_run_id
+from uplift_settings.tree import (
+    DataSettings,
+    DeploySettings,
+    InitSettings,
+    ReconcileSettings,
+    SnapshotSettings,
+    VerifySettings,
+)
 
 PATIENT, HASTY = 15.0, 0.5
 """Seconds of one call of the gateway; hasty is the worker for whom the gateway hangs, or is slow."""
@@ -62,9 +73,20 @@ _TABLES = {
     "data_versions": (),
     "instances": ("url", "generation", "seen"),
     "retirements": (),
+    "reconcile": (),
+    "problems": (),
 }
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(\+\d\d(:\d\d)?)?")
+
+
+class Caller(GatewayClient):
+    """A worker's client; `longest`: seconds that it lets the gateway take beyond its timeout, where the gateway waits itself."""
+
+    longest = 60.0
+
+    async def call(self, *args: Any, wait: float = 0) -> Any:
+        return await super().call(*args, wait=min(wait, self.longest))
 
 
 @dataclass(kw_only=True)
@@ -112,30 +134,34 @@ class World:
     module: Migrating
     modules_dsn: str
     folder: Path
-    gateway: GatewayClient
+    gateway: Caller
     steps: GatewayActivities
     checks: CheckActivities
     copies: SnapshotActivities
     init: TenantInitActivities
     deploy: DeployActivities
     deployer: ProcessDeployer
+    reconcile: ReconcileActivities
+    reconcile_here: NodeReconcileActivities
     calls: list[ModuleCalls] = field(default_factory=list)
 
     @contextlib.contextmanager
     def hasty(self) -> Iterator[None]:
         """For a while the worker waits for half a second only."""
-        self.gateway._timeout = HASTY
+        self.gateway._timeout, self.gateway.longest = HASTY, 2 * HASTY
         try:
             yield
         finally:
-            self.gateway._timeout = PATIENT
+            self.gateway._timeout, self.gateway.longest = PATIENT, Caller.longest
 
-    def init_with(self, clock: Clock | None = None, **settings: Any) -> TenantInitActivities:
-        """Tenant init with other clocks."""
-        limits = INIT.model_copy(update=settings)
-        self.calls.append(ModuleCalls(gateway=self.gateway, settings=limits))
+    def init_with(
+        self, clock: Clock | None = None, gateway: GatewayClient | None = None, **settings: Any
+    ) -> TenantInitActivities:
+        """Tenant init with other clocks; with the gateway itself where thousands of looks need no proxy before it."""
+        limits, gateway = INIT.model_copy(update=settings), gateway or self.gateway
+        self.calls.append(ModuleCalls(gateway=gateway, settings=limits))
         return TenantInitActivities(
-            gateway=self.gateway,
+            gateway=gateway,
             temporal=self.steps._temporal,
             calls=self.calls[-1],
             init=limits,
@@ -245,7 +271,7 @@ class World:
         return dict(json.loads(self._plain(json.dumps(found), subject)))
 
     async def state(self, subject: Subject) -> dict[str, Any]:
-        """All that the gateway's database says of a subject, without names, times and chance; and its data."""
+        """All that is known of a subject, without names, times and chance: rows, data, processes, copies, its version's run."""
         connection = await asyncpg.connect(self.site.dsn)
         try:
             found: dict[str, Any] = {}
@@ -253,13 +279,30 @@ class World:
                 rows = await connection.fetch(f"select to_jsonb(t) as row from {table} t order by t::text")
                 texts = [row["row"] for row in rows if any(name in row["row"] for name in _names(subject))]
                 values = [json.loads(self._plain(text, subject)) for text in texts]
+                if table == "problems":  # the others come and go with the gateway's own looks
+                    values = [row for row in values if row["kind"] == "difference"]
                 found[table] = sorted(
                     ({name: value for name, value in row.items() if name not in left_out} for row in values), key=str
                 )
         finally:
             await connection.close()
         found["data"] = await self.data(subject)
+        running = await self.deployer.list()
+        found["processes"] = sorted(self._plain(each.inst_id, subject) for each in running if each.module_id == subject.new)
+        files = (self.folder / "copies").glob(f"*/{subject.job.id}-*")
+        found["copies"] = sorted(self._plain(file.name, subject) for file in files)
+        found["run"] = await self._run_of(subject.new)
         return found
+
+    async def _run_of(self, module: str) -> str:
+        """Status of the run that looks after a version; empty if there is none."""
+        try:
+            status = (await self.steps._temporal.get_workflow_handle(module_run_id(module)).describe()).status
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            return ""
+        return status.name if status is not None else ""
 
     def _plain(self, text: str, subject: Subject) -> str:
         text = text.replace(subject.job.id, "JOB").replace(subject.schema, "SCHEMA").replace(subject.product, "PRODUCT")
@@ -320,15 +363,22 @@ async def make_world(
     module = await Migrating(modules_dsn).start()
     data = DataSettings(dsn=modules_dsn, schema_pattern="{tenant}_{product_}")
     snapshots = SnapshotSettings(lock_wait=2.0)
-    settings = DeploySettings(health_wait=20, stop_grace=1, retire_after=0.1, external_wait=0.5)
+    first = 21_000 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # two that choose a port at once choose the same
+    settings = DeploySettings(
+        health_wait=20, stop_grace=1, retire_after=0.1, external_wait=0.5, port_first=first, port_last=first + 99
+    )
     deployer = ProcessDeployer(settings=settings, folder=folder / "instances")
     queue = f"faults-{uuid.uuid4()}"
     async with (
         WireProxy(upstream=running.url) as proxy,
         WireProxy(upstream=module.url) as wire,
-        GatewayClient(url=proxy.url, timeout=PATIENT) as gateway,
+        Caller(url=proxy.url, timeout=PATIENT) as gateway,
     ):
         calls = ModuleCalls(gateway=gateway, settings=INIT)
+        instances = NodeInstances(gateway=gateway, deployer=deployer, node="n")
+        steps = GatewayActivities(
+            gateway=gateway, temporal=temporal, task_queue=queue, deploy=settings, data=data, keep_copies=60.0
+        )
         world = World(
             site=site,
             proxy=proxy,
@@ -337,9 +387,7 @@ async def make_world(
             modules_dsn=modules_dsn,
             folder=folder,
             gateway=gateway,
-            steps=GatewayActivities(
-                gateway=gateway, temporal=temporal, task_queue=queue, deploy=settings, data=data, keep_copies=60.0
-            ),
+            steps=steps,
             checks=CheckActivities(
                 gateway=gateway, data=data, snapshots=snapshots, verify=VerifySettings(timeout=0.5, attempts=2)
             ),
@@ -352,10 +400,19 @@ async def make_world(
                 data=data,
                 snapshots=snapshots,
             ),
-            deploy=DeployActivities(
-                gateway=gateway, instances=NodeInstances(gateway=gateway, deployer=deployer, node="n"), settings=settings
-            ),
+            deploy=DeployActivities(gateway=gateway, instances=instances, settings=settings),
             deployer=deployer,
+            reconcile=ReconcileActivities(
+                gateway=gateway,
+                temporal=temporal,
+                task_queue=queue,
+                tell_unneeded=steps.tell_unneeded,
+                settings=ReconcileSettings(),
+                keep_copies=60.0,
+            ),
+            reconcile_here=NodeReconcileActivities(
+                gateway=gateway, instances=instances, folder=folder / "copies", keep_copies=60.0
+            ),
         )
         try:
             yield world

@@ -177,7 +177,7 @@ async def test_a_repair_is_made_when_its_job_has_ended_and_not_before(place: Any
     after = await rows.fetchval(count, left.job)
 
     assert (early, before, done, after) == (False, 1, True, 0)
-    assert await place.runs.repair(step) is False
+    assert await place.runs.repair(step) is True
 
 
 async def test_an_intent_is_not_ended_while_the_process_that_was_asked_is_registered(place: Any, left: Left, rows: Any) -> None:
