@@ -195,6 +195,7 @@ async def test_a_disk_that_is_full_for_copies_is_named_and_the_upgrade_is_undone
     assert again["outcome"] == "done"
 
 
+@pytest.mark.soak
 async def test_a_disk_that_becomes_full_while_a_copy_is_put_back_is_in_nobodys_way(stack: Any) -> None:
     """Requirement D2: putting back reads the copy and writes to Postgres only."""
     tenant = await users(stack)
@@ -229,6 +230,7 @@ async def test_ports_that_are_used_up_are_named_and_the_upgrade_is_undone(stack:
     assert again["outcome"] == "done"
 
 
+@pytest.mark.soak
 async def test_a_worker_that_is_started_twice_on_one_host_does_nothing_twice(stack: Any) -> None:
     """Same node, same folder, and each of the two killed in turn: every run ends, nothing was started twice (requirement D3)."""
     first = (await stack.status())["worker"]["pid"]
@@ -257,6 +259,7 @@ async def test_a_worker_that_is_started_twice_on_one_host_does_nothing_twice(sta
         assert len(await stack.inits(new)) == 1
 
 
+@pytest.mark.soak
 async def test_two_stacks_side_by_side_are_in_nobodys_way(stack: Any, other: Any) -> None:
     """Each has its folder, its ports, its database and its runs; the same module ids are different instances."""
     ours, theirs = (json.loads((each.home / "stack.json").read_text())["ports"] for each in (stack, other))
@@ -309,6 +312,7 @@ async def test_a_machine_whose_clock_jumps_by_an_hour_in_mid_run_ends_the_run(ot
     assert len(await other.inits(new, tenant)) == 1
 
 
+@pytest.mark.soak
 async def test_stopping_one_stack_leaves_the_other_alone(stack: Any, other: Any) -> None:
     """The last test of the second stack: it is started again for its own end."""
     before = await stack.instances("mod-same-2.0.0")

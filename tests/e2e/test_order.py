@@ -95,6 +95,7 @@ async def test_two_jobs_for_one_tenant_run_in_the_order_in_which_they_came(stack
     assert await stack.enabled(tenant) == [new]
 
 
+@pytest.mark.soak
 async def test_a_job_that_is_aborted_while_it_waits_for_another_leaves_that_one_alone(stack: Any) -> None:
     old, new, (tenant,) = await two_versions(stack)
     first = await stack.begin(tenant, new, query="tenantParameters=do%3Djob,seconds%3D1")
@@ -124,6 +125,7 @@ async def test_many_tenants_at_once_share_one_deployment_of_the_new_version(stac
     assert {answer.json()["id"] for answer in asked} == {new}
 
 
+@pytest.mark.soak
 async def test_a_deployment_that_fails_fails_every_job_that_waits_for_it(stack: Any) -> None:
     """Every job is told why, every tenant stays on the old version (requirement D2)."""
     product = stack.product()
@@ -175,6 +177,7 @@ async def test_a_downgrade_in_the_grace_takes_the_running_old_process_again(stac
     assert len(await stack.own_events(old, "start")) == 1
 
 
+@pytest.mark.soak
 async def test_a_tenant_that_arrives_while_a_version_drains_gets_a_process_of_its_own_when_that_one_is_gone(stack: Any) -> None:
     """Marked as retiring, it is not given to anybody; who comes waits and holds nobody meanwhile (requirements A6, E1)."""
     old, new, (leaving,) = await two_versions(stack)
@@ -195,6 +198,7 @@ async def test_a_tenant_that_arrives_while_a_version_drains_gets_a_process_of_it
     assert (await stack.ask(arriving, f"/{old.rpartition('-')[0]}/x")).json()["id"] == old
 
 
+@pytest.mark.soak
 async def test_a_tenant_that_arrives_while_the_process_is_being_stopped_gets_a_new_one(stack: Any) -> None:
     """It is started when the old one has ended, never beside it (requirement E1)."""
     old, new, (leaving,) = await two_versions(stack, slow_stop=1.5)
@@ -214,6 +218,7 @@ async def test_a_tenant_that_arrives_while_the_process_is_being_stopped_gets_a_n
     assert psutil.pid_exists(second)
 
 
+@pytest.mark.soak
 async def test_tenants_come_and_go_while_a_version_retires_again_and_again(stack: Any) -> None:
     """Whatever a retirement meets, every job ends well and every tenant is served by what it has (requirements A5, E1)."""
     old, new, names = await two_versions(stack, 4, slow_stop=0.3)
@@ -254,6 +259,7 @@ async def test_an_upgrade_that_is_asked_for_while_the_old_version_is_being_insta
     assert max(looks) < init
 
 
+@pytest.mark.soak
 async def test_an_upgrade_that_is_asked_for_while_the_old_version_is_being_deployed_waits_for_it(stack: Any) -> None:
     tenant, product = await stack.tenant(), stack.product()
     old, new = f"{product}-1.0.0", f"{product}-2.0.0"

@@ -156,6 +156,7 @@ async def test_what_a_person_decides_is_told_and_left_as_it_is(stack: Any, rows:
     assert f"difference:{data}" not in {each["key"] for each in await stack.problems()}
 
 
+@pytest.mark.soak
 async def test_a_run_under_way_is_no_difference_and_is_not_touched(stack: Any) -> None:
     tenant, product, _ = await enabled(stack)
     job = await stack.begin(tenant, f"{product}-2.0.0", query="tenantParameters=do%3Djob,seconds%3D300")
@@ -172,6 +173,7 @@ async def test_a_run_under_way_is_no_difference_and_is_not_touched(stack: Any) -
     assert ended["outcome"] == "aborted"
 
 
+@pytest.mark.soak
 async def test_the_worker_keeps_a_schedule_of_reconcile_runs(stack: Any) -> None:
     client = await stack.temporal()
 

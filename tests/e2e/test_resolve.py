@@ -131,6 +131,7 @@ async def test_a_job_terminated_with_its_group_goes_on_to_the_new_version_by_for
     await check_nothing_is_left(stack, users, job)
 
 
+@pytest.mark.soak
 async def test_runs_terminated_between_init_and_switch_are_settled_either_way(stack: Any) -> None:
     product = stack.product()
     hangs = {"method": "GET", "path": f"/{product}/hangs?seconds=60"}
@@ -161,6 +162,7 @@ async def test_runs_terminated_between_init_and_switch_are_settled_either_way(st
         await check_nothing_is_left(stack, tenant, job)
 
 
+@pytest.mark.soak
 async def test_a_terminated_group_of_a_job_that_goes_on_is_found(stack: Any) -> None:
     """Its siblings may work for hours: nobody waits for them to be told."""
     tenant, one, other = await stack.tenant(), stack.product(), stack.product()
@@ -192,7 +194,9 @@ async def test_a_terminated_group_of_a_job_that_goes_on_is_found(stack: Any) -> 
     await check_nothing_is_left(stack, tenant, job)
 
 
-@pytest.mark.parametrize(("decision", "outcome"), [("skip", "rollback_failed"), ("retry", "needs_operator")])
+@pytest.mark.parametrize(
+    ("decision", "outcome"), [("skip", "rollback_failed"), pytest.param("retry", "needs_operator", marks=pytest.mark.soak)]
+)
 async def test_a_hold_point_is_shown_and_decided(stack: Any, decision: str, outcome: str) -> None:
     tenant, product = await stack.tenant(), stack.product()
     await stack.register(*(stack.descriptor(product, version, undo="forward_only") for version in ("1.0.0", "2.0.0")))
@@ -228,6 +232,7 @@ async def cancel(stack: Any, path: str) -> dict[str, Any]:
     return ended
 
 
+@pytest.mark.soak
 async def test_cancel_is_abort_while_old_requests_are_drained(stack: Any) -> None:
     tenant, product = await stack.tenant(), stack.product()
     await stack.register(*(stack.descriptor(product, version) for version in ("1.0.0", "2.0.0")))
@@ -264,6 +269,7 @@ async def test_cancel_is_abort_while_the_data_is_copied(stack: Any, users: str) 
     assert await stack.enabled(users) == [ONE]
 
 
+@pytest.mark.soak
 async def test_cancel_is_abort_while_it_is_verified_and_comes_too_late_for_the_undo(stack: Any) -> None:
     tenant, product = await stack.tenant(), stack.product()
     hangs = {"method": "GET", "path": f"/{product}/hangs?seconds=60"}
@@ -288,6 +294,7 @@ async def test_cancel_is_abort_while_it_is_verified_and_comes_too_late_for_the_u
     assert await stack.ok("GET", f"/_/lifecycle/links?tenant={tenant}") == []
 
 
+@pytest.mark.soak
 async def test_cancel_at_a_hold_point_of_the_undo_leaves_it_to_the_person(stack: Any) -> None:
     tenant, product = await stack.tenant(), stack.product()
     await stack.register(*(stack.descriptor(product, version, undo="forward_only") for version in ("1.0.0", "2.0.0")))

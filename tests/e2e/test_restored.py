@@ -139,6 +139,7 @@ async def test_a_run_in_mid_init_waits_for_the_right_database_and_goes_on(own: A
     assert len(await own.inits(f"{product}-2.0.0", tenant)) == 1
 
 
+@pytest.mark.soak
 async def test_a_run_after_its_switch_gives_nothing_back_on_a_database_from_before(own: Any) -> None:
     copies = Copies(own)
     tenant, product = await installed(own, soak=5)
@@ -159,6 +160,7 @@ async def test_a_run_after_its_switch_gives_nothing_back_on_a_database_from_befo
     assert ended["errors"][1]["type"] == "StillHeld"
 
 
+@pytest.mark.soak
 async def test_a_job_whose_run_ended_after_the_copy_is_told_as_such(own: Any) -> None:
     """The record in the copy waits for its turn; Temporal has ended its run long ago."""
     tenant, product = await installed(own)
@@ -177,6 +179,7 @@ async def test_a_job_whose_run_ended_after_the_copy_is_told_as_such(own: Any) ->
     assert await told(own, f"database-restored:{ended['id']}")
 
 
+@pytest.mark.soak
 async def test_the_loss_of_temporals_history_ends_jobs_and_keeps_the_rest_going(own: Any) -> None:
     tenant, product = await installed(own)
     other = own.product()

@@ -197,6 +197,7 @@ async def test_a_worker_that_leaves_does_not_take_its_successors_mark_along(site
     assert (site.stack.home / "worker.ready").read_text().strip() == str(replaced.second.pid)
 
 
+@pytest.mark.soak
 async def test_a_worker_of_a_replaced_build_that_starts_again_takes_new_runs_only_when_told_to(
     site: Site, replaced: Replaced
 ) -> None:
@@ -215,6 +216,7 @@ async def test_a_worker_of_a_replaced_build_that_starts_again_takes_new_runs_onl
     assert told == ["first", "second"]
 
 
+@pytest.mark.soak
 async def test_runs_whose_build_is_gone_wait_until_they_are_moved_to_a_build_with_a_patch(site: Site, replaced: Replaced) -> None:
     """As `docs/how-to/replace-the-worker.md` says."""
     path, job, group = replaced.left
