@@ -20,8 +20,8 @@ demo: setup  ## Watch an upgrade under load, from an empty folder
 	@$(BIN)/uplift demo
 
 .PHONY: test
-test: setup  ## All tests but the soak, two files at a time
-	@$(BIN)/python -m pytest -q -m "not soak" -n 2 --dist loadfile
+test: setup  ## All tests but the soak, three files at a time
+	@$(BIN)/python -m pytest -q -m "not soak" -n 3 --dist loadfile
 
 .PHONY: check
 check: setup  ## Format, lint, types, layers and the quick tests

@@ -80,6 +80,7 @@ BODIES: dict[tuple[str, str], Any] = {
         "id": "s", "job": "{job}", "tenant": "{tenant}", "product": "ok", "module": "{module}", "node": "n", "dsn": "env:X",
         "schemaName": "x", "path": "/p", "size": 1, "digest": "d", "existed": True,
     },
+    ("POST", "/_/runs/{job}/resolve"): {"decision": "skip", "reason": "r", "force": False},
     ("PATCH", "/_/runs/{job}/snapshots"): {"keep": 5},
     ("POST", "/_/runs/{job}/finish"): {"outcome": "failed", "errors": [NOTICE], "warnings": [NOTICE]},
     ("POST", "/_/lifecycle/{module}"): {
@@ -336,6 +337,7 @@ ANSWER_THE_SAME_AGAIN = {
 }
 """A repeated step of a run gets the answer of the first: what is gone is gone."""
 NOT_LOOKED_UP = {
+    ("GET", "/_/runs/{job}/known", "job"),
     ("GET", "/_/proxy/tenants/{tenant}/interfaces/{interface}", "interface"),
     ("DELETE", "/_/versions/{module}/instances/{instance}", "instance"),
     ("DELETE", "/_/versions/{module}/instances/{instance}", "module"),

@@ -146,6 +146,8 @@ async def test_replicas_that_follow_end_with_what_a_fresh_one_loads(database: Da
         await connection.execute(f"truncate {TABLES} cascade")
     replicas = [Replica(database) for _ in range(2)]
     try:
+        membership = replicas[0].platform.membership
+        await membership.nodes.join(name="r", generation=membership.generation, lease=3_600.0, settle=0.0)
         for replica in replicas:
             await replica.platform.follower.resync()
         for operation in START:
