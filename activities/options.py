@@ -111,7 +111,7 @@ def node_look(seconds: float) -> Options:
     return Options(schedule_to_close_timeout=timedelta(seconds=seconds), retry_policy=_SOON)
 
 
-COMPARE = Options(start_to_close_timeout=timedelta(minutes=2), retry_policy=_PATIENT)
+COMPARE = Options(start_to_close_timeout=timedelta(minutes=2), heartbeat_timeout=_HARMLESS_TWICE, retry_policy=_PATIENT)
 """Comparing in a reconcile run: nobody waits for it."""
 
 REPAIR = Options(
