@@ -139,8 +139,6 @@ async def report_init(call: Call) -> web.Response:
         generation=wire.generation,
         data_version=wire.data_version,
     )
-    if found is None and not call.request.headers.get(HEADER):
-        raise ApiError(404, call.path["key"])
     if found is None:  # it was written before anything was asked
         raise await _differs(call, (f"nothing tells that tenant init of {wire.subject} was asked for",))
     if found:

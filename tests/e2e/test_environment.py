@@ -169,6 +169,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.name != "ballast")
 
 
+@pytest.mark.soak
 async def test_a_disk_that_is_full_for_copies_is_named_and_the_upgrade_is_undone(stack: Any) -> None:
     """Requirements D2, E5: no part of a copy is left, users go on; with room again the same upgrade goes well."""
     tenant = await users(stack)
@@ -212,6 +213,7 @@ async def test_a_disk_that_becomes_full_while_a_copy_is_put_back_is_in_nobodys_w
     assert (await stack.ask(tenant, "/users/count")).json() == {"count": 40}
 
 
+@pytest.mark.soak
 async def test_ports_that_are_used_up_are_named_and_the_upgrade_is_undone(stack: Any) -> None:
     """Requirement D2: nothing is left, and with a free port the same upgrade goes well."""
     tenant, old, new = await two_versions(stack)

@@ -69,6 +69,7 @@ async def check_nothing_is_left(stack: Any, tenant: str, job: str) -> None:
     assert "there is nothing to decide" in (await resolve(stack, job))[1]
 
 
+@pytest.mark.soak
 async def test_a_group_terminated_in_mid_migration_goes_back_to_the_old_version(stack: Any, users: str) -> None:
     before = await fingerprint(stack, users)
     path, job = await migrating(stack, users, 30)

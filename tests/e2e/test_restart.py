@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 
 
 async def test_instances_come_back_where_requests_are_sent_to(stack: Any) -> None:
@@ -42,6 +43,7 @@ async def test_instances_come_back_where_requests_are_sent_to(stack: Any) -> Non
         assert again["url"] == instance["url"]
 
 
+@pytest.mark.soak
 async def test_versions_of_a_deleted_tenant_retire(stack: Any) -> None:
     tenant, product = await stack.tenant(), stack.product()
     await stack.register(stack.descriptor(product, "1.0.0"))

@@ -178,6 +178,7 @@ async def test_the_rows_are_migrated_when_it_goes_well(stack: Any, users: str) -
     assert [tuple(row) for row in rows] == [("Ada", f"Lovelace {number}", number) for number in range(40)]
 
 
+@pytest.mark.soak
 async def test_a_module_that_dies_in_mid_migration_is_restored_and_asked_once_more(stack: Any, users: str) -> None:
     """Its job stays incomplete for ever: the new process and a quiet schema say that it is over (requirements C4, D3)."""
     job = await stack.begin(users, TWO, query="tenantParameters=migrationSeconds%3D3")

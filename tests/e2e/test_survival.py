@@ -6,6 +6,7 @@ import signal
 from typing import Any
 
 import psutil
+import pytest
 
 from deployers.process_tree import observe
 
@@ -20,6 +21,7 @@ async def migrating(stack: Any, seconds: float = 2.0, do: str = "job", **options
     return tenant, product, job
 
 
+@pytest.mark.soak
 async def test_a_failing_run_is_undone_although_everything_was_killed(stack: Any) -> None:
     """Requirement D2."""
     tenant, product, job = await migrating(stack, do="joberror")

@@ -94,6 +94,7 @@ async def test_a_killed_gateway_refuses_no_connection(home: Path) -> None:
     await end(process)
 
 
+@pytest.mark.soak
 async def test_what_the_gateway_was_told_is_there_after_a_kill_of_everything(home: Path) -> None:
     process, url = await start(home, "--port", "0")
     body = {"id": "kept", "name": "Kept"}
@@ -111,6 +112,7 @@ async def test_what_the_gateway_was_told_is_there_after_a_kill_of_everything(hom
     await end(process)
 
 
+@pytest.mark.soak
 async def test_instances_that_are_started_again_are_told_before_ready(home: Path) -> None:
     process, url = await start(home, "--port", "0")
     module, instance = "mod-gone-1.0.0", "mod-gone-1.0.0@host"

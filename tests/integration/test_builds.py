@@ -163,6 +163,7 @@ async def replaced(site: Site) -> Replaced:
     return Replaced(first=first, second=second, old=old, left=left, module=f"module/{product}-1.0.0")
 
 
+@pytest.mark.soak
 async def test_a_run_ends_on_the_build_that_it_began_on(site: Site, replaced: Replaced) -> None:
     path, job, group = replaced.old
     await site.skip(group)
@@ -172,6 +173,7 @@ async def test_a_run_ends_on_the_build_that_it_began_on(site: Site, replaced: Re
     assert [await site.builds_of(job), await site.builds_of(group)] == [["first"], ["first"]]
 
 
+@pytest.mark.soak
 async def test_new_runs_go_to_the_build_that_started_last(site: Site, replaced: Replaced) -> None:
     path, job, group = await site.at_hold_point()
     await site.skip(group)
@@ -180,6 +182,7 @@ async def test_new_runs_go_to_the_build_that_started_last(site: Site, replaced: 
     assert [await site.builds_of(job), await site.builds_of(group)] == [["second"], ["second"]]
 
 
+@pytest.mark.soak
 async def test_the_run_of_a_module_version_moves_to_the_new_build(site: Site, replaced: Replaced) -> None:
     handle = site.client.get_workflow_handle(replaced.module)
     assert (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
@@ -191,6 +194,7 @@ async def test_the_run_of_a_module_version_moves_to_the_new_build(site: Site, re
     assert await site.builds_of(replaced.module) == ["first", "second"]
 
 
+@pytest.mark.soak
 async def test_a_worker_that_leaves_does_not_take_its_successors_mark_along(site: Site, replaced: Replaced) -> None:
     await ended(replaced.first)
 

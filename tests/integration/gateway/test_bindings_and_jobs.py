@@ -484,10 +484,3 @@ async def test_a_user_id_of_any_bytes_makes_a_job(site: Any, pair: tuple[str, st
     found = await site.http.post(f"/_/proxy/tenants/{tenant}/install?async=true", json=[{"id": pair[0]}], headers=headers)
     assert found.status_code == 201
     assert (await site.runs.begin(found.headers["Location"].rsplit("/", 1)[1])).tenant == tenant
-
-
-async def test_an_init_of_an_unknown_key_is_not_found(site: Any, pair: tuple[str, str]) -> None:
-    job = await site.job(await site.tenant(), pair[0])
-    with pytest.raises(GatewayRefused) as refused:
-        await site.runs.report_init(job.id, "nothing", InitReport(state="ended", subject=pair[0]))
-    assert (refused.value.status, refused.value.text) == (404, "nothing")

@@ -26,6 +26,7 @@ def many_files() -> Any:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.soak
 async def test_2000_parked_uploads_of_1_mb_each_grow_the_gateway_by_little_and_all_arrive(
     many_files: None, gateway_process: Any, site_of: Any, name: Any, upstream: Any, until: Any
 ) -> None:
