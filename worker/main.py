@@ -37,7 +37,7 @@ from worker.builds import BuildNotCurrent, deployment_config, make_current, work
 from worker.ensuring import Ensuring
 from worker.guard import ForeignPackage, check_packages
 from worker.keeper import Keeper
-from worker.schedules import Upkeep
+from worker.schedules import LOOK_EVERY, ensure_schedule
 from worker.temporal import (
     WORKFLOWS,
     TemporalUnavailable,
@@ -147,14 +147,16 @@ async def _serve(settings: Settings) -> None:
             {"search attributes": lambda: register_search_attributes(temporal, deadline=0.0)},
             interval=settings.temporal.ensure_interval,
         )
-        upkeep = Upkeep(
-            temporal=temporal,
-            gateway=gateway,
-            node=settings.worker.node,
-            settings=settings.reconcile,
-            task_queue=settings.temporal.task_queue,
+        reconciling = Ensuring(
+            {
+                "the schedule of reconcile runs": lambda: ensure_schedule(
+                    temporal, settings=settings.reconcile, task_queue=settings.temporal.task_queue
+                ),
+                "that reconcile runs look at this node": lambda: gateway.put_node(settings.worker.node),
+            },
+            interval=LOOK_EVERY,
         )
-        beside = [asyncio.create_task(each.run()) for each in (keeper, ensuring, upkeep)]
+        beside = [asyncio.create_task(each.run()) for each in (keeper, ensuring, reconciling)]
         ready.parent.mkdir(parents=True, exist_ok=True)
         ready.touch(mode=0o600)
         ready.write_text(f"{os.getpid()}\n", encoding="utf-8")

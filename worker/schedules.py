@@ -1,6 +1,5 @@
 """The schedule of reconcile runs: made, kept as the settings say, and made again when Temporal's history was lost."""
 
-import asyncio
 import logging
 from datetime import timedelta
 
@@ -19,15 +18,14 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from gateway_client import GatewayClient, GatewayError
 from upgrade_core.runs import RECONCILE, RECONCILE_RUN, RECONCILE_SCHEDULE, ReconcileRequest
 from uplift_settings.tree import ReconcileSettings
 
 _log = logging.getLogger(__name__)
 _CATCH_UP = timedelta(minutes=1)
 """Runs that were missed for longer are not made up for; Temporal's own default is a year."""
-_LONGEST = 60.0
-"""Seconds between looks at the schedule, at most."""
+LOOK_EVERY = 60.0
+"""Seconds between looks at the schedule; it is changed by settings, and lost with Temporal's history."""
 _RPC = timedelta(seconds=5)
 
 
@@ -64,43 +62,6 @@ async def ensure_schedule(client: Client, *, settings: ReconcileSettings, task_q
 
         await handle.update(update, rpc_timeout=_RPC)
         _log.info("schedule %s is changed: every %g s", RECONCILE_SCHEDULE, settings.interval)
-
-
-class Upkeep:
-    """Keeps the schedule, and says that there is a worker on this node, so that reconcile runs look at it.
-
-    Args:
-        temporal: Where the schedule is.
-        gateway: Who is told of the node.
-        node: This node.
-        settings: How often.
-        task_queue: Where scheduled runs run.
-    """
-
-    def __init__(
-        self, *, temporal: Client, gateway: GatewayClient, node: str, settings: ReconcileSettings, task_queue: str
-    ) -> None:
-        self._temporal = temporal
-        self._gateway = gateway
-        self._node = node
-        self._settings = settings
-        self._task_queue = task_queue
-
-    async def run(self) -> None:
-        """Look until cancelled; neither Temporal nor the gateway need to be there."""
-        pause = 1.0
-        while True:
-            try:
-                await ensure_schedule(self._temporal, settings=self._settings, task_queue=self._task_queue)
-                await self._gateway.put_node(self._node)
-                pause = _LONGEST
-            except (RPCError, GatewayError) as error:
-                _log.warning("look at the schedule of reconcile runs put off: %s", error)
-                pause = min(_LONGEST, 2 * pause)
-            except Exception:  # noqa: BLE001 - whatever one look meets, the next may go well
-                _log.exception("look at the schedule of reconcile runs failed; the next one is in %g s", _LONGEST)
-                pause = _LONGEST
-            await asyncio.sleep(pause)
 
 
 def _schedule(settings: ReconcileSettings, task_queue: str) -> Schedule:
