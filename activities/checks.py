@@ -8,7 +8,7 @@ import httpx
 from temporalio import activity
 
 from activities.signatures import ChangeRequest, Checked, CheckedChange, CheckSteps, Verdict
-from activities.translate import beating, final, translated
+from activities.translate import final, translated
 from gateway_client import GatewayClient, OverlayRequest
 from module_data import PostgresData
 from upgrade_core.decisions import calls_init
@@ -114,16 +114,15 @@ class CheckActivities(CheckSteps):
         assert change.version_to is not None
         failures: list[str | None] = []
         with translated():
-            async with beating():
-                descriptor = await self._gateway.descriptor(change.version_to)
-                overlay = await self._gateway.open_overlay(
-                    request.job, OverlayRequest(product=change.product, module=change.version_to)
+            descriptor = await self._gateway.descriptor(change.version_to)
+            overlay = await self._gateway.open_overlay(
+                request.job, OverlayRequest(product=change.product, module=change.version_to)
+            )
+            failures = [await self._fails(overlay.url, request.tenant, check) for check in descriptor.uplift.checks]
+            if descriptor.uplift.data_version:
+                failures.append(
+                    await self._fails_version(overlay.url, request.tenant, descriptor.uplift.data_version, change.version_to)
                 )
-                failures = [await self._fails(overlay.url, request.tenant, check) for check in descriptor.uplift.checks]
-                if descriptor.uplift.data_version:
-                    failures.append(
-                        await self._fails_version(overlay.url, request.tenant, descriptor.uplift.data_version, change.version_to)
-                    )
         return Verdict(failures=tuple(failure for failure in failures if failure is not None))
 
     async def _init_module(self, change: Change) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from temporalio import activity
 
 from activities.signatures import DeploySteps, ModuleRef, Placement, Retirement
-from activities.translate import beating, translated
+from activities.translate import translated
 from deployers import Deployer, Launch, Running
 from gateway_client import GatewayClient, Instance, NotFound, Version
 from uplift_settings.tree import DeploySettings
@@ -190,8 +190,7 @@ class DeployActivities(DeploySteps):
     async def start(self, request: ModuleRef) -> None:
         """Start an instance on this node, or adopt it, and register it when it is healthy."""
         with translated():
-            async with beating():
-                await self._instances.start(request.module)
+            await self._instances.start(request.module)
 
     @activity.defn(name="deploy.retire")
     async def retire(self, request: ModuleRef) -> Retirement:
@@ -207,8 +206,7 @@ class DeployActivities(DeploySteps):
     async def stop(self, request: ModuleRef) -> None:
         """Stop the instances of a version on this node."""
         with translated():
-            async with beating():
-                await self._instances.stop(request.module)
+            await self._instances.stop(request.module)
 
     @activity.defn(name="deploy.retired")
     async def retired(self, request: ModuleRef) -> None:

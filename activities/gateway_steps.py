@@ -16,7 +16,7 @@ from activities.signatures import (
     JobRef,
     PhaseStep,
 )
-from activities.translate import beating, final, translated
+from activities.translate import final, translated
 from gateway_client import (
     ChangeRef,
     ClaimRequest,
@@ -93,47 +93,44 @@ class GatewayActivities(GatewaySteps):
         """Claim the new version and wait until an instance of it is healthy."""
         module = request.change.subject
         with translated():
-            async with beating():
-                version = await self._claim(request.job, module, request.change.subject)
-                if version.instances:
-                    return
-                descriptor = await self._gateway.descriptor(module)
-                if request.deploy is not False and descriptor.launch is not None and descriptor.launch.is_process:
-                    await self._deployed(request.job, module)
-                else:
-                    await self._registered(module)
+            version = await self._claim(request.job, module, request.change.subject)
+            if version.instances:
+                return
+            descriptor = await self._gateway.descriptor(module)
+            if request.deploy is not False and descriptor.launch is not None and descriptor.launch.is_process:
+                await self._deployed(request.job, module)
+            else:
+                await self._registered(module)
 
     @activity.defn(name="gateway.give_back")
     async def give_back(self, request: ChangeRequest) -> None:
         """Undo of `acquire`: the claim is given back, and what nobody else needs is gone."""
         with translated():
-            async with beating():
-                try:
-                    version = await self._gateway.give_back(request.job, request.change.subject)
-                except NotFound:
-                    return
-                while not version.needed_by and (version.retiring or _deployed(version)):
-                    await self.tell_unneeded(request.change.subject, now=True)
-                    version = await self._gateway.version(request.change.subject, wait=_LOOK, gone=True)
+            try:
+                version = await self._gateway.give_back(request.job, request.change.subject)
+            except NotFound:
+                return
+            while not version.needed_by and (version.retiring or _deployed(version)):
+                await self.tell_unneeded(request.change.subject, now=True)
+                version = await self._gateway.version(request.change.subject, wait=_LOOK, gone=True)
 
     @activity.defn(name="gateway.update")
     async def update(self, request: GroupStep) -> None:
         """UPDATE on the group's links, and wait until nothing of the old versions is at work."""
         with translated():
-            async with beating():
-                changes = tuple(ChangeRef(product=change.product, subject=change.subject) for change in request.changes)
-                reason = f"{request.changes[0].kind} to {request.changes[0].subject}"
-                states = await self._gateway.hold(request.job, HoldRequest(group=request.group, changes=changes, reason=reason))
-                loose = False
-                for state in states:
-                    now = state
-                    while now.lifecycle == "DELAY":
-                        now = await self._gateway.delay(state.id, wait=_LOOK)
-                    if now.state != Hold.HELD:
-                        raise final(f"hold {state.id} was opened by somebody else before the update began", "HoldGone")
-                    loose = loose or now.loose
-                if loose:
-                    await self._wait_quiet(request.quiet)
+            changes = tuple(ChangeRef(product=change.product, subject=change.subject) for change in request.changes)
+            reason = f"{request.changes[0].kind} to {request.changes[0].subject}"
+            states = await self._gateway.hold(request.job, HoldRequest(group=request.group, changes=changes, reason=reason))
+            loose = False
+            for state in states:
+                now = state
+                while now.lifecycle == "DELAY":
+                    now = await self._gateway.delay(state.id, wait=_LOOK)
+                if now.state != Hold.HELD:
+                    raise final(f"hold {state.id} was opened by somebody else before the update began", "HoldGone")
+                loose = loose or now.loose
+            if loose:
+                await self._wait_quiet(request.quiet)
 
     @activity.defn(name="gateway.switch")
     async def switch(self, request: GroupStep) -> None:
@@ -156,10 +153,9 @@ class GatewayActivities(GatewaySteps):
         """Undo of `update`: RESUME on the old versions. What checks were asked through is closed, also without a tenant init."""
         moves = tuple(MoveRequest(product=change.product, subject=change.subject) for change in request.changes)
         with translated():
-            async with beating():
-                for change in request.changes:
-                    await self._gateway.close_overlay(request.job, change.product)
-                await self._gateway.open(request.job, OpenRequest(group=request.group, moves=moves, stage="invoke"))
+            for change in request.changes:
+                await self._gateway.close_overlay(request.job, change.product)
+            await self._gateway.open(request.job, OpenRequest(group=request.group, moves=moves, stage="invoke"))
 
     @activity.defn(name="gateway.release")
     async def release(self, request: GroupStep) -> None:

@@ -26,7 +26,7 @@ from activities.signatures import (
     ReportStep,
     Views,
 )
-from activities.translate import beating, translated
+from activities.translate import translated
 from deployers import DeployError
 from gateway_client import GatewayClient, NotFound, RepairRequest
 from upgrade_core.reconcile import (
@@ -127,20 +127,19 @@ class ReconcileActivities(ReconcileSteps):
         """Repair one difference, if it is still one."""
         repair = request.repair
         with translated():
-            async with beating():
-                if repair.verb in _AT_GATEWAY:
-                    done = await self._gateway.repair(
-                        RepairRequest(
-                            verb=repair.verb,
-                            job=repair.job,
-                            module=repair.module,
-                            product=repair.product,
-                            subject=repair.subject,
-                            keep=self._keep_copies,
-                        )
+            if repair.verb in _AT_GATEWAY:
+                done = await self._gateway.repair(
+                    RepairRequest(
+                        verb=repair.verb,
+                        job=repair.job,
+                        module=repair.module,
+                        product=repair.product,
+                        subject=repair.subject,
+                        keep=self._keep_copies,
                     )
-                else:
-                    done = await self._move_version(repair)
+                )
+            else:
+                done = await self._move_version(repair)
         return Repaired(done=done, why="" if done else _NOT_SO)
 
     @activity.defn(name="reconcile.report")
@@ -238,13 +237,12 @@ class NodeReconcileActivities(NodeReconcileSteps):
         """Repair one difference of this node, if it is still one."""
         repair = request.repair
         with translated():
-            async with beating():
-                if repair.verb is Verb.STOP_PROCESS:
-                    why = await self._instances.stop_stray(repair.module, repair.subject, repair.generation)
-                elif repair.verb is Verb.REMOVE_FILE:
-                    why = await self._remove(repair)
-                else:
-                    why = f"a node does not {repair.verb}"
+            if repair.verb is Verb.STOP_PROCESS:
+                why = await self._instances.stop_stray(repair.module, repair.subject, repair.generation)
+            elif repair.verb is Verb.REMOVE_FILE:
+                why = await self._remove(repair)
+            else:
+                why = f"a node does not {repair.verb}"
         return Repaired(done=not why, why=why)
 
     async def _remove(self, repair: Repair) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from temporalio import activity
 
 from activities.signatures import CheckedChange, Copied, SnapshotSteps
-from activities.translate import beating, translated, until_answered
+from activities.translate import translated, until_answered
 from gateway_client import GatewayClient, Snapshot
 from module_data import PostgresData
 from upgrade_core.ids import copy_id
@@ -39,30 +39,29 @@ class SnapshotActivities(SnapshotSteps):
         """
         checked = request.checked
         with translated():
-            async with beating():
-                data = PostgresData(
-                    dsn=read_secret(checked.dsn, what=f"data of {request.change.subject}"),
-                    tools=self._data.tools,
-                    lock_wait=self._snapshots.lock_wait,
-                )
-                name = copy_id(request.job, request.change.product)
-                folder = self._folder / request.tenant
-                begun = Snapshot(
-                    id=name,
-                    job=request.job,
-                    tenant=request.tenant,
-                    product=request.change.product,
-                    module=request.change.version_from,
-                    node=self._node,
-                    dsn=checked.dsn,
-                    schema_name=checked.schema,
-                    path=str(folder / f"{name}.dump"),
-                )
-                await until_answered(lambda: self._gateway.add_snapshot(begun))
-                copy = await data.copy(checked.schema, folder=folder, name=name)
-                record = begun.model_copy(
-                    update={"path": copy.path, "size": copy.size, "digest": copy.digest, "existed": copy.existed}
-                )
-                # A gateway that is away is no reason to copy anew, nor to give up after some copies.
-                await until_answered(lambda: self._gateway.add_snapshot(record))
+            data = PostgresData(
+                dsn=read_secret(checked.dsn, what=f"data of {request.change.subject}"),
+                tools=self._data.tools,
+                lock_wait=self._snapshots.lock_wait,
+            )
+            name = copy_id(request.job, request.change.product)
+            folder = self._folder / request.tenant
+            begun = Snapshot(
+                id=name,
+                job=request.job,
+                tenant=request.tenant,
+                product=request.change.product,
+                module=request.change.version_from,
+                node=self._node,
+                dsn=checked.dsn,
+                schema_name=checked.schema,
+                path=str(folder / f"{name}.dump"),
+            )
+            await until_answered(lambda: self._gateway.add_snapshot(begun))
+            copy = await data.copy(checked.schema, folder=folder, name=name)
+            record = begun.model_copy(
+                update={"path": copy.path, "size": copy.size, "digest": copy.digest, "existed": copy.existed}
+            )
+            # A gateway that is away is no reason to copy anew, nor to give up after some copies.
+            await until_answered(lambda: self._gateway.add_snapshot(record))
         return Copied(bytes=copy.size)

@@ -17,7 +17,7 @@ from temporalio.service import RPCError
 from activities.clock import Clock
 from activities.module_calls import ModuleCalls, NoAnswer, NothingSent
 from activities.signatures import CheckedChange, FollowRequest, InitState, TenantInitSteps, UndoResult
-from activities.translate import beating, final, translated, until_answered
+from activities.translate import final, translated, until_answered
 from gateway_client import (
     GatewayClient,
     InitReport,
@@ -105,63 +105,59 @@ class TenantInitActivities(TenantInitSteps):
     async def start(self, request: CheckedChange) -> InitState:
         """Ask for tenant init, once."""
         with translated():
-            async with beating():
-                init = _Init(request=request, module=await self._gateway.descriptor(request.checked.init_module))
-                return await self._start(init)
+            init = _Init(request=request, module=await self._gateway.descriptor(request.checked.init_module))
+            return await self._start(init)
 
     @activity.defn(name="tenant_init.follow")
     async def follow(self, request: FollowRequest) -> InitState:
         """Follow its job to the end, over restarts of the module and of everything of ours."""
         with translated():
-            async with beating():
-                step = request.step
-                init = _Init(request=step, module=await self._gateway.descriptor(step.checked.init_module))
-                return await self._follow(init)
+            step = request.step
+            init = _Init(request=step, module=await self._gateway.descriptor(step.checked.init_module))
+            return await self._follow(init)
 
     @activity.defn(name="tenant_init.undo")
     async def undo(self, request: CheckedChange) -> UndoResult:
         """Take back what tenant init did, never under a running migration."""
         checked, change = request.checked, request.change
         with translated():
-            async with beating():
-                init = _Init(request=request, module=await self._gateway.descriptor(checked.init_module))
-                await self._gateway.close_overlay(request.job, change.product)
-                intent = await self._intent(init)
-                if intent.fresh or intent.instance == _NOBODY:
-                    await self._report(init, InitReport(state="ended", subject=change.subject, outcome="not asked"))
-                    return UndoResult()
-                if checked.undo is Undo.FORWARD_ONLY:
-                    return UndoResult(done=False, left=(f"{change.subject} only goes forward: a person decides",))
-                running = await self._stop_migration(init, intent)
-                if running:
-                    return UndoResult(done=False, left=(running,))
-                # Before anything is taken back: what is still told about it must not count any more.
-                if intent.state != "ended":
-                    await self._report(init, InitReport(state="ended", subject=change.subject, outcome="undone"))
-                result = await self._take_back(init)
-                if result.done and checked.undo not in (Undo.MODULE, Undo.COMPATIBLE):
-                    await self._gateway.set_data_version(request.job, change.product, change.version_from)
-                return result
+            init = _Init(request=request, module=await self._gateway.descriptor(checked.init_module))
+            await self._gateway.close_overlay(request.job, change.product)
+            intent = await self._intent(init)
+            if intent.fresh or intent.instance == _NOBODY:
+                await self._report(init, InitReport(state="ended", subject=change.subject, outcome="not asked"))
+                return UndoResult()
+            if checked.undo is Undo.FORWARD_ONLY:
+                return UndoResult(done=False, left=(f"{change.subject} only goes forward: a person decides",))
+            running = await self._stop_migration(init, intent)
+            if running:
+                return UndoResult(done=False, left=(running,))
+            # Before anything is taken back: what is still told about it must not count any more.
+            if intent.state != "ended":
+                await self._report(init, InitReport(state="ended", subject=change.subject, outcome="undone"))
+            result = await self._take_back(init)
+            if result.done and checked.undo not in (Undo.MODULE, Undo.COMPATIBLE):
+                await self._gateway.set_data_version(request.job, change.product, change.version_from)
+            return result
 
     @activity.defn(name="tenant_init.settle")
     async def settle(self, request: CheckedChange) -> UndoResult:
         """Take tenant init for done, because a person says so. The overlay stays open, as after one that went well."""
         change = request.change
         with translated():
-            async with beating():
-                init = _Init(request=request, module=await self._gateway.descriptor(request.checked.init_module))
-                intent = await self._intent(init)
-                if intent.state == "ended" and intent.answer is not None and intent.answer.effect == Effect.DONE:
-                    return UndoResult()
-                asked = not intent.fresh and intent.instance != _NOBODY
-                running = await self._stop_migration(init, intent) if asked else ""
-                if running:
-                    return UndoResult(done=False, left=(running,))
-                report = InitReport(
-                    state="ended", subject=change.subject, effect=Effect.DONE, outcome="taken for done",
-                    data_version=change.version_to, asked_again=intent.state == "ended", attempt=f"settled {request.job}",
-                )  # fmt: skip
-                await self._report(init, report)
+            init = _Init(request=request, module=await self._gateway.descriptor(request.checked.init_module))
+            intent = await self._intent(init)
+            if intent.state == "ended" and intent.answer is not None and intent.answer.effect == Effect.DONE:
+                return UndoResult()
+            asked = not intent.fresh and intent.instance != _NOBODY
+            running = await self._stop_migration(init, intent) if asked else ""
+            if running:
+                return UndoResult(done=False, left=(running,))
+            report = InitReport(
+                state="ended", subject=change.subject, effect=Effect.DONE, outcome="taken for done",
+                data_version=change.version_to, asked_again=intent.state == "ended", attempt=f"settled {request.job}",
+            )  # fmt: skip
+            await self._report(init, report)
         return UndoResult(warnings=(f"{change.subject}: tenant init is taken for done because a person says so",))
 
     async def _start(self, init: "_Init") -> InitState:

@@ -1,8 +1,8 @@
-"""From errors of clients and tools to Temporal failures, and heartbeats while something is waited for."""
+"""From errors of clients and tools to Temporal failures."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from temporalio import activity
@@ -16,7 +16,6 @@ from upgrade_core.runs import DATABASE_DIFFERS
 from uplift_settings import SecretError
 
 _Answer = TypeVar("_Answer")
-_BEAT = 1.0
 _PAUSE = 0.2
 _LONGEST_PAUSE = 5.0
 MAX_MESSAGE = 4_000
@@ -44,24 +43,6 @@ def translated() -> Iterator[None]:
 def final(message: str, kind: str) -> ApplicationError:
     """A failure that no retry mends."""
     return ApplicationError(message[:MAX_MESSAGE], type=kind, non_retryable=True)
-
-
-@contextlib.asynccontextmanager
-async def beating() -> AsyncIterator[None]:
-    """Heartbeat while the body runs, so that a dead worker is noticed and a cancel arrives."""
-
-    async def beat() -> None:
-        while True:
-            activity.heartbeat()
-            await asyncio.sleep(_BEAT)
-
-    task = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def until_answered(call: Callable[[], Awaitable[_Answer]]) -> _Answer:

@@ -1,11 +1,14 @@
 """Heartbeats of every activity, so that a worker that was killed is noticed within seconds, whatever step it was at."""
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
-from temporalio import client, worker
+from temporalio import activity, client, worker
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
-from activities.translate import beating
+_BEAT = 1.0
 
 
 class Beats(client.Interceptor, worker.Interceptor):
@@ -18,5 +21,23 @@ class Beats(client.Interceptor, worker.Interceptor):
 
 class _Beating(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 - the SDK's name
-        async with beating():
+        async with _beating():
             return await super().execute_activity(input)
+
+
+@contextlib.asynccontextmanager
+async def _beating() -> AsyncIterator[None]:
+    """Heartbeat while the body runs, so that a dead worker is noticed and a cancel arrives."""
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(_BEAT)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
