@@ -4,17 +4,15 @@ An intent row precedes the request. An attempt that finds one begins in `unknown
 asks once more only when the first is over for sure and doing it again is harmless.
 """
 
-import asyncio
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from urllib.parse import urlsplit
 
-import httpx
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.service import RPCError
 
 from activities.clock import Clock
+from activities.migrations import InitStep, Migrations
 from activities.module_calls import ModuleCalls, NoAnswer, NothingSent
 from activities.signatures import CheckedChange, FollowRequest, InitState, TenantInitSteps, UndoResult
 from activities.translate import final, translated, until_answered
@@ -24,14 +22,12 @@ from gateway_client import (
     Instance,
     IntentRequest,
     IntentState,
-    NotFound,
     OverlayRequest,
 )
-from module_data import ModuleDataError, PostgresData, RestoreFailed, SchemaCopy, ToolsMissing
-from upgrade_core.descriptors import ModuleDescriptor, Undo
+from module_data import RestoreFailed, SchemaCopy, ToolsMissing
+from upgrade_core.descriptors import Undo
 from upgrade_core.ids import copy_id, step_key
 from upgrade_core.plan import Kind
-from upgrade_core.runs import module_run_id
 from upgrade_core.tenant_init import (
     Dialect,
     Effect,
@@ -44,29 +40,15 @@ from upgrade_core.tenant_init import (
     read_answer,
     read_job,
 )
-from uplift_settings import read_secret
 from uplift_settings.tree import DataSettings, InitSettings, SnapshotSettings
 
 _LONG_POLL = 5.0
 """Seconds of one long poll, for modules that can."""
-_RESTART_WAIT = 120.0
-_END_SESSIONS_FOR = 120.0
 _RESTORE_PAUSES = (1.0, 5.0)
 """Seconds between tries of a restore before a person is asked."""
 _NOBODY = "-"
 """Instance of an intent that was written by who only wanted to know whether there is one: nobody was asked."""
 _SETTLED_EFFECTS = frozenset({"done", "failed", "refused"})
-_SETTLED = 2.0
-"""Seconds without a lock after sessions were ended, before a restore begins."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Init:
-    """A tenant init: what the run wants, the module that is asked, and whether it takes an earlier one back."""
-
-    request: CheckedChange
-    module: ModuleDescriptor
-    reverse: bool = False
 
 
 class TenantInitActivities(TenantInitSteps):
@@ -94,18 +76,16 @@ class TenantInitActivities(TenantInitSteps):
         clock: Clock | None = None,
     ) -> None:
         self._gateway = gateway
-        self._temporal = temporal
         self._calls = calls
         self._init = init
-        self._data = data
-        self._snapshots = snapshots
+        self._migrations = Migrations(gateway=gateway, temporal=temporal, calls=calls, init=init, data=data, snapshots=snapshots)
         self._clock = clock or Clock()
 
     @activity.defn(name="tenant_init.start")
     async def start(self, request: CheckedChange) -> InitState:
         """Ask for tenant init, once."""
         with translated():
-            init = _Init(request=request, module=await self._gateway.descriptor(request.checked.init_module))
+            init = InitStep(request=request, module=await self._gateway.descriptor(request.checked.init_module))
             return await self._start(init)
 
     @activity.defn(name="tenant_init.follow")
@@ -113,7 +93,7 @@ class TenantInitActivities(TenantInitSteps):
         """Follow its job to the end, over restarts of the module and of everything of ours."""
         with translated():
             step = request.step
-            init = _Init(request=step, module=await self._gateway.descriptor(step.checked.init_module))
+            init = InitStep(request=step, module=await self._gateway.descriptor(step.checked.init_module))
             return await self._follow(init)
 
     @activity.defn(name="tenant_init.undo")
@@ -121,7 +101,7 @@ class TenantInitActivities(TenantInitSteps):
         """Take back what tenant init did, never under a running migration."""
         checked, change = request.checked, request.change
         with translated():
-            init = _Init(request=request, module=await self._gateway.descriptor(checked.init_module))
+            init = InitStep(request=request, module=await self._gateway.descriptor(checked.init_module))
             await self._gateway.close_overlay(request.job, change.product)
             intent = await self._intent(init)
             if intent.fresh or intent.instance == _NOBODY:
@@ -129,7 +109,7 @@ class TenantInitActivities(TenantInitSteps):
                 return UndoResult()
             if checked.undo is Undo.FORWARD_ONLY:
                 return UndoResult(done=False, left=(f"{change.subject} only goes forward: a person decides",))
-            running = await self._stop_migration(init, intent)
+            running = await self._migrations.stop(init, intent)
             if running:
                 return UndoResult(done=False, left=(running,))
             # Before anything is taken back: what is still told about it must not count any more.
@@ -145,12 +125,12 @@ class TenantInitActivities(TenantInitSteps):
         """Take tenant init for done, because a person says so. The overlay stays open, as after one that went well."""
         change = request.change
         with translated():
-            init = _Init(request=request, module=await self._gateway.descriptor(request.checked.init_module))
+            init = InitStep(request=request, module=await self._gateway.descriptor(request.checked.init_module))
             intent = await self._intent(init)
             if intent.state == "ended" and intent.answer is not None and intent.answer.effect == Effect.DONE:
                 return UndoResult()
             asked = not intent.fresh and intent.instance != _NOBODY
-            running = await self._stop_migration(init, intent) if asked else ""
+            running = await self._migrations.stop(init, intent) if asked else ""
             if running:
                 return UndoResult(done=False, left=(running,))
             report = InitReport(
@@ -160,10 +140,10 @@ class TenantInitActivities(TenantInitSteps):
             await self._report(init, report)
         return UndoResult(warnings=(f"{change.subject}: tenant init is taken for done because a person says so",))
 
-    async def _start(self, init: "_Init") -> InitState:
+    async def _start(self, init: InitStep) -> InitState:
         """Ask, unless an earlier attempt may have asked."""
         request = init.request
-        instance = await self._instance(init)
+        instance = await self._migrations.instance(init)
         if instance is None:
             raise final(f"No running instances for module {init.module.id}. Can not invoke /_/tenant", "NoInstance")
         url = await self._url(init)
@@ -178,7 +158,7 @@ class TenantInitActivities(TenantInitSteps):
             return InitState(effect="follow", job_path=intent.job_path, instance=intent.instance, asked=intent.asked)
         return await self._unknown(init, intent, "an earlier attempt was cut off after it may have asked")
 
-    async def _ask(self, init: "_Init", instance: Instance, url: str) -> InitState:
+    async def _ask(self, init: InitStep, instance: Instance, url: str) -> InitState:
         """Send the request. From here on a gateway that is away is waited for: only this attempt knows what was asked."""
         change, module = init.request.change, init.module
         call = init_call(
@@ -213,12 +193,12 @@ class TenantInitActivities(TenantInitSteps):
             return await self._unknown(init, await self._intent(init), "; ".join(answer.errors))
         return await self._settle(init, answer, instance)
 
-    async def _follow(self, init: "_Init") -> InitState:
+    async def _follow(self, init: InitStep) -> InitState:
         intent = await self._intent(init)
         job_path = intent.job_path or ""
         if intent.answer is not None and intent.answer.effect in _SETTLED_EFFECTS:
             if job_path:  # an earlier attempt may have been cut off before it did
-                await self._forget_job(init, await self._instance(init, prefer=intent.instance), job_path)
+                await self._forget_job(init, await self._migrations.instance(init, prefer=intent.instance), job_path)
             return _state(intent.answer, intent)
         module = init.module
         begun = changed = still = heard = self._clock.now()
@@ -226,8 +206,8 @@ class TenantInitActivities(TenantInitSteps):
         long_poll = _LONG_POLL if dialect_of(module) is Dialect.OKAPI_2 else 0.0
         told: tuple[str, tuple[str, ...]] = ("", ())
         while True:
-            instance = await self._instance(init, prefer=intent.instance)
-            response = None if instance is None else await self._look(init, instance, job_path, wait=long_poll)
+            instance = await self._migrations.instance(init, prefer=intent.instance)
+            response = None if instance is None else await self._migrations.look(init, instance, job_path, wait=long_poll)
             if instance is not None and response is not None:
                 if response.status_code == 404:  # noqa: PLR2004
                     return await self._lost(init, job_path, f"{module.id} does not know its job {job_path} any more")
@@ -256,17 +236,17 @@ class TenantInitActivities(TenantInitSteps):
             else:
                 still = self._clock.now()
             known = intent.generation is not None
-            if not known and await self._is_seen_at_work(init.request):
+            if not known and await self._migrations.is_seen(init.request):
                 still = self._clock.now()
             unchanged = self._clock.now() - (changed if known else still)
-            if instance is not None and await self._has_stalled(init, intent, instance, unchanged):
+            if instance is not None and await self._migrations.has_stalled(init, intent, instance, unchanged):
                 restarted = instance.generation != intent.generation
                 why = f"{module.id} {'was restarted while it' if restarted else 'said that it'} worked on {job_path}"
                 return await self._lost(init, job_path, f"{why}, which does not go on")
             pause = next_look(self._clock.now() - begun, first=self._init.poll_first, longest=self._init.poll_max)
             await self._clock.sleep(pause)
 
-    async def _lost(self, init: "_Init", job_path: str, why: str) -> InitState:
+    async def _lost(self, init: InitStep, job_path: str, why: str) -> InitState:
         """A job that is gone, or dead, unless another attempt knows better: one that is taken for dead may live on.
 
         Who sees the end of a job writes it down before removing the job from the module.
@@ -278,40 +258,13 @@ class TenantInitActivities(TenantInitSteps):
             return InitState(effect="follow", job_path=intent.job_path, instance=intent.instance, asked=intent.asked)
         return await self._unknown(init, intent, why)
 
-    async def _is_seen_at_work(self, request: CheckedChange) -> bool:
-        """Whether anybody is at work in the data now; so it is, too, where that cannot be seen."""
-        data = self._open_data(request)
-        if data is None:
-            return True
-        try:
-            return bool(await data.sessions(request.checked.schema))
-        except ModuleDataError:
-            return True
-
-    async def _has_stalled(self, init: "_Init", intent: IntentState, instance: Instance, unchanged: float) -> bool:
-        """Whether a job is dead: its module was restarted, and it is quiet where its data can be seen, else by the clock.
-
-        Of an instance that was not deployed here nobody says whether it was restarted: its job is dead when it has told
-        nothing new for `init.stall_after` seconds and at no look anybody was at work in its data; where that cannot be seen it
-        is followed on.
-        """
-        data = self._open_data(init.request)
-        if intent.generation is None:
-            if data is None or unchanged < self._init.stall_after:
-                return False
-        elif instance.generation == intent.generation:
-            return False
-        elif data is None:
-            return unchanged >= self._init.stall_after
-        return await data.wait_quiet(init.request.checked.schema, quiet=self._init.quiet, timeout=self._init.quiet * 2)
-
-    async def _unknown(self, init: "_Init", intent: IntentState, why: str) -> InitState:
+    async def _unknown(self, init: InitStep, intent: IntentState, why: str) -> InitState:
         """Nobody knows whether init ran. When it is over for sure and doing it again is harmless: once more; else a person."""
         if intent.asked > init.request.asks:
             return _nobody_knows(intent, f"{why}, after it was asked for once more")
         return await self._ask_once_more(init, intent, why)
 
-    async def _ask_once_more(self, init: "_Init", intent: IntentState, why: str, *, sure: bool = False) -> InitState:
+    async def _ask_once_more(self, init: InitStep, intent: IntentState, why: str, *, sure: bool = False) -> InitState:
         """Ask again when it is over for sure and doing it again is harmless: the data is put back, or the module says so.
 
         Args:
@@ -321,8 +274,8 @@ class TenantInitActivities(TenantInitSteps):
             sure: A person wants it so: what cannot be seen is taken for well.
         """
         request, module = init.request, init.module
-        running = await self._stop_migration(init, intent)
-        if running and not (sure and self._open_data(request) is None):
+        running = await self._migrations.stop(init, intent)
+        if running and not (sure and self._migrations.data(request) is None):
             return _nobody_knows(intent, why, running)
         if request.checked.copies:
             result = await self._restore(request)
@@ -330,7 +283,7 @@ class TenantInitActivities(TenantInitSteps):
                 return _nobody_knows(intent, why, *result.left)
         elif not (sure or module.uplift.rerunnable):
             return _nobody_knows(intent, why)
-        instance = await self._instance(init, prefer=intent.instance)
+        instance = await self._migrations.instance(init, prefer=intent.instance)
         if instance is None:
             return _nobody_knows(intent, why, f"no instance of {module.id} is there")
         url = await self._url(init)
@@ -344,35 +297,7 @@ class TenantInitActivities(TenantInitSteps):
         )  # fmt: skip
         return await self._ask(init, instance, url)
 
-    async def _stop_migration(self, init: "_Init", intent: IntentState) -> str:
-        """Make sure that no migration runs. Returns why that cannot be said, or nothing."""
-        if intent.state == "ended":
-            return ""
-        instance = await self._instance(init, prefer=intent.instance)
-        if intent.job_path and instance is not None:
-            response = await self._look(init, instance, intent.job_path, wait=0)
-            if response is not None and response.status_code == 200:  # noqa: PLR2004
-                answer = read_job(init.module, intent.job_path, status=200, body=response.text)
-                if answer.effect in (Effect.DONE, Effect.FAILED):
-                    return ""
-        restarted = await self._was_restarted(init, intent)
-        if not restarted and await self._is_ours_alone(init):
-            await self._restart(init, intent)
-            restarted = await self._was_restarted(init, intent)
-        data, schema = self._open_data(init.request), init.request.checked.schema
-        if data is None:
-            if restarted:
-                return ""
-            return f"{init.module.id} may still be migrating: it is shared with other tenants and its data cannot be seen"
-        deadline = asyncio.get_running_loop().time() + max(_END_SESSIONS_FOR, 4 * self._init.quiet)
-        quiet = _SETTLED if restarted else self._init.quiet
-        while asyncio.get_running_loop().time() < deadline:
-            await data.end_sessions(schema)
-            if await data.wait_quiet(schema, quiet=quiet, timeout=quiet + 1):
-                return ""
-        return f"sessions keep coming back to schema {schema}"
-
-    async def _take_back(self, init: "_Init") -> UndoResult:
+    async def _take_back(self, init: InitStep) -> UndoResult:
         undo, change = init.request.checked.undo, init.request.change
         if undo is Undo.SNAPSHOT:
             return await self._restore(init.request)
@@ -392,7 +317,7 @@ class TenantInitActivities(TenantInitSteps):
         """
         wanted = copy_id(request.job, request.change.product)
         found = next((copy for copy in await until_answered(self._gateway.snapshots) if copy.id == wanted), None)
-        data = self._open_data(request)
+        data = self._migrations.data(request)
         if found is None or data is None:
             return UndoResult(done=False, left=(f"the copy {wanted} is not recorded",))
         copy = SchemaCopy(schema=found.schema_name, path=found.path, size=found.size, digest=found.digest, existed=found.existed)
@@ -424,8 +349,8 @@ class TenantInitActivities(TenantInitSteps):
             change=replace(change, version_from=change.version_to, version_to=change.version_from),
             checked=replace(request.checked, init_module=higher, copies=False),
         )
-        init = _Init(request=swapped, module=module, reverse=True)
-        if await self._instance(init) is None:
+        init = InitStep(request=swapped, module=module, reverse=True)
+        if await self._migrations.instance(init) is None:
             return UndoResult(done=False, left=(f"no instance of {higher} is there to take its migration back",))
         state = await self._start(init)
         while state.effect == "follow":
@@ -435,7 +360,7 @@ class TenantInitActivities(TenantInitSteps):
         left = f"{higher} could not take its migration back: {'; '.join(state.errors)}"
         return UndoResult(done=False, left=(left,), asked=(await self._intent(init)).asked)
 
-    async def _settle(self, init: "_Init", answer: InitAnswer, instance: Instance) -> InitState:
+    async def _settle(self, init: InitStep, answer: InitAnswer, instance: Instance) -> InitState:
         """Write down what came of it, and tell the run. What may still be at work is not written down as ended."""
         change = init.request.change
         following = answer.effect is Effect.FOLLOW
@@ -463,7 +388,7 @@ class TenantInitActivities(TenantInitSteps):
             errors=answer.errors,
         )
 
-    async def _intent(self, init: "_Init", instance: Instance | None = None) -> IntentState:
+    async def _intent(self, init: InitStep, instance: Instance | None = None) -> IntentState:
         """The intent as it stands; a fresh one says that nothing was asked. Without an instance nobody is about to ask."""
         change = init.request.change
         wanted = IntentRequest(
@@ -477,10 +402,10 @@ class TenantInitActivities(TenantInitSteps):
         )
         return await until_answered(lambda: self._gateway.begin_intent(init.request.job, wanted))
 
-    async def _report(self, init: "_Init", report: InitReport) -> None:
+    async def _report(self, init: InitStep, report: InitReport) -> None:
         await until_answered(lambda: self._gateway.report_init(init.request.job, init.request.key, report))
 
-    async def _url(self, init: "_Init") -> str:
+    async def _url(self, init: InitStep) -> str:
         """Where the module finds the others: its overlay, since its tenant is held; the gateway itself for what is undone."""
         change = init.request.change
         if init.reverse or change.version_to is None:
@@ -488,55 +413,11 @@ class TenantInitActivities(TenantInitSteps):
         overlay = OverlayRequest(product=change.product, module=init.module.id)
         return (await until_answered(lambda: self._gateway.open_overlay(init.request.job, overlay))).url
 
-    async def _instance(self, init: "_Init", *, prefer: str = "") -> Instance | None:
-        return await until_answered(lambda: self._calls.instance(init.module.id, prefer=prefer))
-
-    async def _look(self, init: "_Init", instance: Instance, job_path: str, *, wait: float) -> httpx.Response | None:
-        call = job_call(init.module, job_path)
-        return await self._calls.look(instance, call, tenant=init.request.tenant, url=self._gateway.url, wait=wait)
-
-    async def _forget_job(self, init: "_Init", instance: Instance | None, job_path: str) -> None:
+    async def _forget_job(self, init: InitStep, instance: Instance | None, job_path: str) -> None:
         """Remove an ended tenant-init job from the module. That it cannot be removed changes nothing."""
         if instance is not None:
             call = job_call(init.module, job_path, method="DELETE")
             await self._calls.look(instance, call, tenant=init.request.tenant, url=self._gateway.url, wait=0)
-
-    async def _was_restarted(self, init: "_Init", intent: IntentState) -> bool:
-        """Whether the process that was asked is no more."""
-        now = await self._instance(init, prefer=intent.instance)
-        return now is None or now.generation != intent.generation
-
-    async def _is_ours_alone(self, init: "_Init") -> bool:
-        """Whether an instance that was deployed serves nobody but this job, so that its process may be stopped."""
-        try:
-            version = await until_answered(lambda: self._gateway.version(init.module.id))
-        except NotFound:
-            return False
-        deployed = bool(version.instances) and all(instance.node is not None for instance in version.instances)
-        return deployed and set(version.needed_by) <= {f"job {init.request.job}"}
-
-    async def _restart(self, init: "_Init", intent: IntentState) -> None:
-        """Stop the process that may be migrating and start it anew."""
-        try:
-            await self._temporal.get_workflow_handle(module_run_id(init.module.id)).signal("restart")
-        except RPCError as error:
-            activity.logger.warning("cannot have %s restarted: %s", init.module.id, error)
-            return
-        deadline = asyncio.get_running_loop().time() + _RESTART_WAIT
-        while asyncio.get_running_loop().time() < deadline:
-            if await self._was_restarted(init, intent):
-                return
-            await asyncio.sleep(self._init.poll_first)
-
-    def _open_data(self, request: CheckedChange) -> PostgresData | None:
-        checked = request.checked
-        if not checked.dsn:
-            return None
-        return PostgresData(
-            dsn=read_secret(checked.dsn, what=f"data of {request.change.subject}"),
-            tools=self._data.tools,
-            lock_wait=self._snapshots.lock_wait,
-        )
 
 
 def _state(report: InitReport, intent: IntentState) -> InitState:
