@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done),python3)
 BIN := .venv/bin
+# Our own code is compiled once, too, whatever the caller's environment says: a stack is many processes.
+export PYTHONDONTWRITEBYTECODE :=
 QUICK_TESTS := tests/unit tests/property tests/workflows tests/contract
 
 .PHONY: help

@@ -41,7 +41,8 @@ def main() -> None:
     _run("installing uv", python, "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps", "-r", UV_LOCK)
     uv = (VENV / "bin" / "uv", "pip")
     target = ("--quiet", "--python", python)
-    _run("installing the locked packages", *uv, "sync", *target, "--require-hashes", LOCK)
+    # compiled once, here: where Python is told to write no bytecode, each of our many processes would do it again, for a second
+    _run("installing the locked packages", *uv, "sync", *target, "--compile-bytecode", "--require-hashes", LOCK)
     # hatchling is in the lock too: the build needs no network and nothing that is not hashed
     _run("installing this project", *uv, "install", *target, "--no-deps", "--no-build-isolation", "--editable", ROOT)
     found = _run("looking for the Temporal command line", VENV / "bin" / "uplift", "setup")
