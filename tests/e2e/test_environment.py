@@ -23,6 +23,9 @@ import pytest
 from examples.descriptors import descriptor
 from module_data import PostgresData
 
+pytestmark = pytest.mark.xdist_group("two stacks")
+"""They share two stacks; the last of them stops one."""
+
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 [gateway]
