@@ -26,6 +26,8 @@ from uplift_cli.stack.temporal_binary import require
 from worker.builds import DEPLOYMENT
 from worker.guard import _PACKAGES as PACKAGES
 
+pytestmark = pytest.mark.xdist_group("builds")
+"""They replace the same workers, one after the other."""
 WORKER = '[worker]\nbuild = "idle"\nmake_current = false\n'
 CHECKED = '        self._note("✓ checked")\n'
 ONE_STEP_MORE = f"{CHECKED}        await workflow.sleep(0.01)\n"

@@ -1,5 +1,7 @@
 """The moments of a run at which something is killed: how the run is stopped there, and how it is known that it is there.
 
+The watch makes no call: what is right before it is right after the switch, and what is right after it right before the release.
+
 No hook is in the product and nobody sleeps: a call of the worker is held by the proxy before it reaches the gateway or after it
 was carried out, or a session of the test's own holds a lock that the step needs.
 """
@@ -270,6 +272,13 @@ def _moments() -> tuple[Moment, ...]:
         *step(
             "release",
             before=_at("DELETE", "{job}/claims/{new}", "before"),
+            during=_locked(
+                Call(method="DELETE", path="{job}/claims/{new}"),
+                "select 1 from claims where job in (select id from jobs where tenant = $1) for update",
+                "claims",
+                database=GATEWAY_DATABASE,
+                by_tenant=True,
+            ),
             after=_at("DELETE", "{job}/claims/{new}", "after"),
         ),
         *step("finish", before=_at("POST", "{job}/finish", "before"), after=_at("POST", "{job}/finish", "after")),

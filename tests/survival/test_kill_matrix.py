@@ -4,18 +4,16 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.survival.case import Run, check_data, check_neighbour, check_record, still_written, tenant_of
 from tests.survival.leftovers import settled
 from tests.survival.matrix import Cell, matrix
-from tests.survival.moments import Case, Moment
-from tests.survival.platform import PATIENCE, Platform
-from tests.survival.writer import Writer
+from tests.survival.moments import Case
+from tests.survival.platform import PATIENCE
 from uplift_cli.demo.check import Checker
 
 
@@ -62,45 +60,13 @@ async def test_a_run_survives(stacks: Any, cell: Cell, record_property: Callable
         platform.caller.kill_under_way = False
 
         assert job["outcome"] == cell.outcome, job
-        await check_record(case, job, cell)
+        await check_record(
+            case, job, error=moment.fails or ("Tenant operation failed for module" if cell.migration_fails else "")
+        )
         await check_data(case, job, moment, checker, structure)
-        await check_neighbour(neighbour, cell, checker)
+        await check_neighbour(neighbour, checker, spared=not cell.shares_fate)
         assert await settled(platform) == []
     platform.broken = False
-
-
-@dataclass(kw_only=True)
-class Run:
-    """The job of a case."""
-
-    job: str = ""
-
-
-@asynccontextmanager
-async def tenant_of(platform: Platform, moment: Moment, neighbour: Writer) -> AsyncIterator[tuple[Case, Run]]:
-    """A tenant on the old version whose users write, as the neighbour's do; afterwards everything is as before."""
-    tenant, run = await platform.tenant(), Run()
-    old, new = f"mod-users-{moment.since}", f"mod-users-{moment.version}"
-    await platform.install(tenant, old)
-    writer = Writer(caller=platform.caller, tenant=tenant)
-
-    async def begin() -> None:
-        run.job = await platform.begin(tenant, new)
-
-    platform.proxy.seen.clear()
-    neighbour.failures.clear()
-    neighbour.start()
-    writer.start()
-    try:
-        yield Case(platform=platform, tenant=tenant, old=old, new=new, writer=writer, begin=begin), run
-    finally:
-        platform.caller.kill_under_way = True
-        platform.proxy.clear()
-        await writer.stop()
-        await neighbour.stop()
-        platform.caller.kill_under_way = False
-    # Where the case failed the stack is given up, and looked at as it is.
-    await platform.remove(tenant)
 
 
 async def goes_on(case: Case, run: Run, pids: dict[str, int], *, since: int) -> float:
@@ -118,49 +84,3 @@ async def goes_on(case: Case, run: Run, pids: dict[str, int], *, since: int) -> 
             return max(0.0, now - back) if back is not None else 0.0
         await asyncio.sleep(0.1)
     raise AssertionError(f"nothing goes on; back: {back}")
-
-
-async def still_written(*writers: Writer) -> None:
-    """Wait until each has written something more."""
-    goals = [writer.acknowledged + 3 for writer in writers]
-    async with asyncio.timeout(PATIENCE):
-        while any(writer.acknowledged < goal for writer, goal in zip(writers, goals, strict=True)):
-            await asyncio.sleep(0.1)
-
-
-async def check_record(case: Case, job: dict[str, Any], cell: Cell) -> None:
-    """The job's record tells the truth."""
-    done = job["outcome"] == "done"
-    enabled = [row["id"] for row in await case.platform.ok("GET", f"/_/proxy/tenants/{case.tenant}/modules")]
-    assert enabled == [case.new if done else case.old]
-    assert job["status"] == ("done" if done else "error")
-    assert bool(job.get("errors")) is not done
-    if cell.moment.fails or cell.migration_fails:
-        assert (cell.moment.fails or "Tenant operation failed for module") in job["errors"][0]["message"]
-
-
-async def check_data(case: Case, job: dict[str, Any], moment: Moment, checker: Checker, structure: tuple[str, ...]) -> None:
-    """Tenant init took effect once, or not at all; every acknowledged write is there."""
-    await case.writer.stop()
-    findings = await checker.compare(case.tenant, case.writer.ledger, loans=False)
-    assert findings.good, findings.sentences
-    async with case.platform.connection() as connection:
-        effective = [
-            row["version"] for row in await connection.fetch(f"select version from {case.schema}.migrations order by number")
-        ]
-    if job["outcome"] == "done":
-        assert effective == [moment.since, moment.version]
-    else:
-        in_reverse = [moment.since, moment.version, moment.since]
-        assert effective in ([moment.since], in_reverse if moment.version == "2.2.0" else [moment.since])
-        if moment.version != "2.2.0":  # a copy gives the columns back in their order, the reverse migration does not
-            assert await checker.structure(case.tenant) == structure
-
-
-async def check_neighbour(neighbour: Writer, cell: Cell, checker: Checker) -> None:
-    """Another tenant on the old version had no failed request, as long as its module had its database."""
-    await neighbour.stop()
-    if not cell.shares_fate:
-        assert neighbour.failures == []
-    findings = await checker.compare(neighbour.tenant, neighbour.ledger, loans=False)
-    assert findings.good, findings.sentences

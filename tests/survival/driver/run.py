@@ -176,7 +176,7 @@ class Driver:
         inits = sum(line["event"] == "begin" for line in world.inits)
         return (
             f"seed {self._seed}: {time.time() - self._began:.0f} s, jobs {outcomes}, kills {kills}, {inits} tenant inits,"
-            f" users {world.statuses}, {len(world.written)} acknowledged writes"
+            f" users {world.statuses}, {len(world.written)} acknowledged writes, hold points {list(world.decided.values())}"
         )
 
     # what is done
@@ -484,10 +484,26 @@ class Driver:
                 self._must_be_empty(await self._open_jobs())
             await asyncio.sleep(0.05)
             await self._at_database(lambda connection: read(connection, self.world))
+            await self._decide()
+
+    async def _decide(self) -> None:
+        """Say "retry" where a job asks a person: so it does when what asks its module was killed, and killed again."""
+        rows = await self._sql(
+            "select id, extract(epoch from start_date)::float as begun from jobs"
+            " where state = 'active' and phase = 'needs_operator'"
+        )
+        for row in rows:
+            if not any(at > row["begun"] for at, _ in self.world.kills):
+                self._must_be_empty([f"job {row['id']} asks a person, and nothing was killed since it began"])
+            body = {"decision": "retry", "reason": "the driver"}
+            answer = await self._call("POST", f"/_/runs/{row['id']}/resolve", body, fine=(202, 409, 503), again=(404,))
+            if answer.status_code == 202:
+                self.world.decided.setdefault(row["id"], []).append("retry")
 
     async def _until_ended(self) -> None:
         over = time.time() + ENDING
         while (open_jobs := await self._open_jobs()) and time.time() < over:
+            await self._decide()
             await asyncio.sleep(0.1)
         self._must_be_empty(open_jobs)
 

@@ -102,6 +102,21 @@ def test_jobs_that_did_what_they_say_are_true() -> None:
     assert invariants.untrue_records(world) == []
 
 
+def test_a_job_that_is_aborted_while_it_waits_does_not_answer_for_the_one_that_is_at_work() -> None:
+    world = World(ended=[job("aborted", at=25, module=ONE, stage=""), job("done", at=30)], bindings=[bound(1, 20, TWO)])
+
+    assert invariants.untrue_records(world) == []
+
+
+def test_a_job_that_is_aborted_after_its_switch_says_so() -> None:
+    said, silent = (
+        World(ended=[job("aborted", at=30, stage=stage)], bindings=[bound(1, 20, TWO)]) for stage in ("done", "invoke")
+    )
+
+    assert invariants.untrue_records(said) == []
+    assert len(invariants.untrue_records(silent)) == 1
+
+
 def test_a_job_that_was_told_to_fail_and_says_done_is_wrong() -> None:
     world = World(ended=[job("done", at=30)], told={"job-30": "joberror"})
 

@@ -97,6 +97,11 @@ class Ended:
         found: list[dict[str, Any]] = self.record["modules"]
         return found
 
+    @property
+    def never_began(self) -> bool:
+        """Whether it was aborted before anything was done for it."""
+        return self.outcome == "aborted" and not any(line.get("stage") for line in self.lines)
+
     def moves(self) -> dict[str, str | None]:
         """What a job that ended well did to the bindings: product to module."""
         return {
@@ -117,6 +122,7 @@ class World:
         deleted: Tenants that were asked to be deleted, with the moment.
         kills: What was killed, with the moment.
         aborted: Ids of jobs that were asked to stop.
+        decided: What was decided at hold points, by job id.
         told: What tenant init of a job was told to do, by job id.
         bindings: Every change of a binding, in order.
         ended: Every job that ended, in order.
@@ -129,6 +135,7 @@ class World:
     deleted: dict[str, float] = field(default_factory=dict)
     kills: list[tuple[float, str]] = field(default_factory=list)
     aborted: set[str] = field(default_factory=set)
+    decided: dict[str, list[str]] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
     bindings: list[Bound] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
