@@ -17,10 +17,6 @@ from examples.database import Database
 from examples.migrations import MigrationFailed, Progress
 
 _LOOK_AGAIN = 0.2  # seconds between looks at a job that another instance runs
-
-_AWAY = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
-"""What a database says that is not there now."""
-
 Work = Callable[[Progress], Awaitable[tuple[str, ...]]]
 """A migration to do: told where to report its progress, returns warnings."""
 
@@ -132,11 +128,11 @@ class Jobs:
                 list(messages),
                 list(warnings),
             )
-        except _AWAY as failure:
+        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+            return True  # the tenant's data was purged, and with it the row
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as failure:
             logging.getLogger(__name__).warning("the end of job %s is recorded later: %r", job_id, failure)
             return self._closing
-        except Exception:  # the schema may be gone: the row then stays as it is
-            logging.getLogger(__name__).exception("the end of job %s could not be recorded", job_id)
         return True
 
     async def _read(self, tenant: str, job_id: UUID) -> Job | None:

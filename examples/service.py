@@ -130,7 +130,7 @@ async def _database_errors(
 ) -> web.StreamResponse:
     try:
         return await handler(request)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         logging.getLogger(__name__).warning("%s %s: %s", request.method, request.path, error)
         raise web.HTTPInternalServerError(text=f"{type(error).__name__}: {error}") from error
 

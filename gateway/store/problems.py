@@ -21,6 +21,7 @@ _MOOT = """
     or (kind = 'database-restored' and since < now() - interval '1 day')
     or (kind = 'run-lost' and not exists (select 1 from holds h where h.job = p.job) and (
         not exists (select 1 from jobs j where j.id = p.job)
+        or exists (select 1 from jobs j where j.id = p.job and j.state = 'ended' and j.resolution is not null)
         or exists (select 1 from problems left_behind where left_behind.kind = 'hold-left' and left_behind.job = p.job)))
 """
 
@@ -111,7 +112,8 @@ class ProblemStore:
         """Resolve what is about something that is not there any more.
 
         That the database was restored stands for a day: nobody can tell when it was looked after.
-        A lost run is over when the holds that it left are gone; when it left none, once the record of its job is removed.
+        A lost run is over when the holds that it left are gone, or when what a person decided about it was carried out, which
+        may be before anybody looked for holds; when it left none, once the record of its job is removed.
         """
         rows = await connection.fetch(
             "update problems p set resolved_at = clock_timestamp() where resolved_at is null"  # noqa: S608

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from gateway.pipelines import Pipelines
+from gateway.problems import Problems
 from gateway.resolving import Resolving
 from gateway_client import (
     ChangeRef,
@@ -24,6 +25,7 @@ from gateway_client import (
     OpenRequest,
     Snapshot,
 )
+from upgrade_core.problems import run_lost
 from upgrade_core.runs import RUN_HEADER
 from uplift_settings.tree import TemporalSettings
 
@@ -197,6 +199,27 @@ async def test_what_was_told_of_a_job_is_kept_when_it_is_settled(lost: Lost) -> 
     row = (await lost.site.http.get(f"/_/proxy/tenants/{lost.tenant}/install/{lost.job.id}")).json()
     assert (row["status"], row["outcome"]) == ("error", "rolled_back")
     assert [error["type"] for error in row["errors"]] == ["RunLost"]
+
+
+@pytest.mark.parametrize("decided", [True, False])
+async def test_a_lost_run_is_no_problem_any_more_once_its_job_is_settled_even_if_nobody_looked_meanwhile(
+    lost: Lost, decided: bool
+) -> None:
+    service = Problems(lost.site.running.platform)
+    await lost.end()
+    if decided:
+        await lost.decide("old")
+        run = lost.as_run(1)
+        await run.open(lost.job.id, lost.move(bind=False))
+        await run.finish(lost.job.id, FinishRequest(outcome="rolled_back"))
+        await run.close()
+    await rows(lost, "delete from problems where kind = 'hold-left'")
+    await lost.site.running.inside(service.report(run_lost(lost.job.id, tenant=lost.tenant, why="terminated")))
+    await lost.site.running.inside(service.check())
+    standing = (await lost.site.http.get("/_/lifecycle/problems")).json()
+    assert [each["kind"] for each in standing if lost.job.id in each["key"] and each["kind"] == "run-lost"] == (
+        [] if decided else ["run-lost"]
+    )
 
 
 async def test_what_went_wrong_before_is_a_warning_of_a_job_that_is_done(lost: Lost) -> None:
