@@ -301,7 +301,12 @@ class VerifySettings(_Group):
     """Checks between init and switch."""
 
     timeout: Seconds = Field(10.0, description="Seconds for one check's answer.")
-    attempts: int = Field(3, ge=1, description="Tries of a check whose instance does not answer; a wrong answer is not retried.")
+    attempts: int = Field(
+        3,
+        ge=1,
+        description="Tries of a check that is not answered, or with 5xx, half a second apart; while the module's database is away"
+        " they do not count. Any other wrong answer is not retried.",
+    )
 
 
 class ReconcileSettings(_Group):

@@ -258,6 +258,18 @@ def test_no_order_of_events_breaks_the_protocol() -> None:
     run(CASES)
 
 
+def test_what_a_replica_keeps_open_past_its_lease_and_is_killed_with_is_nobodys_to_know() -> None:
+    """The limit that ADR 0015 names; found by the soak, which took it for a fault."""
+    machine = type("Protocol", (Protocol,), {"fault": None})()
+    machine.begin(replicas=2)
+    machine.cut_off(number=1)
+    machine.update_of_old_work(number=0, tenant="t", seconds=0.0, ends=False)
+    machine.pause(number=0)
+    machine.wait_long()
+    machine.kill(number=0, again=False)
+    machine.teardown()
+
+
 @pytest.mark.soak
 def test_no_order_of_many_events_breaks_the_protocol() -> None:
     run(10_000, derandomize=False)

@@ -5,10 +5,13 @@ import asyncio
 import pytest
 
 from activities import options
+from activities.checks import CheckActivities
 from activities.signatures import ModuleRef
 from tests.integration.faults.cases import SNAPSHOT, Ready, verify
 from tests.integration.faults.world import Subject, World, obey
 from tests.wire.faults import DropAnswer, Fault, Garbage, Half, Hang, Refuse, ResetAfter, Slow, Status
+from tests.wire.tcp_proxy import Line
+from uplift_settings.tree import VerifySettings
 
 MOODY = """
 import socket, struct, sys, time
@@ -64,6 +67,32 @@ async def test_a_check_that_is_answered_wrongly_fails_and_says_why(world: World,
     found = await obey(options.VERIFY, ready.method, ready.request)
     assert len(found.result.failures) == 1
     assert cause in found.result.failures[0]
+
+
+async def test_a_module_whose_database_is_away_gets_no_verdict(world: World) -> None:
+    """Requirement D2: killing Postgres under a check undoes nothing; it is made again when the database answers."""
+    subject, ready = await verified(world)
+    line = await Line(world.modules_dsn).start()
+    line.refuse()
+    checks = CheckActivities(
+        gateway=world.gateway,
+        data=world.checks._data.model_copy(update={"dsn": line.dsn}),
+        snapshots=world.checks._snapshots,
+        verify=VerifySettings(timeout=0.5, attempts=2),
+    )
+    rule = world.wire.add(path=f"/{subject.product}/a", fault=Status(500), times=None)
+    try:
+        async with asyncio.timeout(60):
+            running = asyncio.create_task(obey(options.VERIFY, checks.verify, ready.request, most=400))
+            await line.refused.wait()
+            world.wire.remove(rule)
+            line.mend()
+            found = await running
+    finally:
+        await checks.close()
+        await line.stop()
+    assert found.attempts > 1
+    assert found.result.failures == ()
 
 
 async def test_a_gateway_that_is_away_is_no_verdict_on_the_module(world: World) -> None:

@@ -153,6 +153,8 @@ class Replica:
         """Killed: whatever it had sent goes on without it for a while."""
         if not self.alive:
             return
+        if self.paused:
+            self.world.lapse_if_late(self)
         for arrival in self.world.arrivals:
             if arrival.asked.replica is self and not arrival.ended and arrival.cut_at is None:
                 arrival.cut_at = self.world.now

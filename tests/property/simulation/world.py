@@ -103,10 +103,21 @@ class World:
             node = self.nodes.pop(name)
             until = min(node["until"], self.now) + settle
             self.ghosts[node["generation"]] = max(self.ghosts.get(node["generation"], 0.0), until)
-            for arrival in self.arrivals:
-                owner = arrival.asked.replica
-                if owner.generation == node["generation"] and owner.alive and not arrival.ended:
-                    arrival.lapsed = True
+            for replica in self.replicas:
+                if replica.generation == node["generation"] and replica.alive:
+                    self.lapse(replica)
+
+    def lapse(self, replica: "Replica") -> None:
+        """It stands still for longer than its lease: nobody can know of the connections that it keeps open."""
+        for arrival in self.arrivals:
+            if arrival.asked.replica is replica and not arrival.ended:
+                arrival.lapsed = True
+
+    def lapse_if_late(self, replica: "Replica") -> None:
+        """Its lease has ended, although nobody has looked yet."""
+        node = self.nodes.get(replica.name)
+        if node is None or node["generation"] != replica.generation or node["until"] <= self.now:
+            self.lapse(replica)
 
     def is_quiet(self, subject: str, settle: float) -> Quiet:
         self.bury([name for name, node in self.nodes.items() if node["until"] <= self.now], settle)
