@@ -134,16 +134,18 @@ class Stack:
         assert answer.status_code == 201, answer.text
         return answer.headers["Location"]
 
-    async def until(self, path: str, good: Callable[[Any], bool]) -> Any:
-        """A resource, when it is as wanted."""
-        async with asyncio.timeout(PATIENCE):
+    async def until(self, path: str, good: Callable[[Any], bool], *, within: float = PATIENCE) -> Any:
+        """A resource, when it is as wanted. It is looked at less and less often."""
+        pause = 0.02
+        async with asyncio.timeout(within):
             while not good(found := await self.ok("GET", path)):
-                await asyncio.sleep(0.03)
+                await asyncio.sleep(pause)
+                pause = min(0.2, 1.1 * pause)
         return found
 
-    async def ended(self, job: str) -> dict[str, Any]:
+    async def ended(self, job: str, *, within: float = PATIENCE) -> dict[str, Any]:
         """A job when it has ended."""
-        found: dict[str, Any] = await self.until(job, lambda row: row["complete"])
+        found: dict[str, Any] = await self.until(job, lambda row: row["complete"], within=within)
         return found
 
     async def ask(self, tenant: str, path: str, method: str = "GET") -> httpx.Response:
