@@ -43,9 +43,14 @@ async def two_versions(stack: Any, tenants: int = 1, **options: Any) -> tuple[st
     old, new = f"{product}-1.0.0", f"{product}-2.0.0"
     await stack.register(*(stack.descriptor(product, version, **options) for version in ("1.0.0", "2.0.0")))
     names = [await stack.tenant() for _ in range(tenants)]
-    jobs = await asyncio.gather(*(stack.install(name, old) for name in names))
-    assert {job["outcome"] for job in jobs} == {"done"}
+    assert {job["outcome"] for job in await all_at_once(stack, names, old)} == {"done"}
     return old, new, names
+
+
+async def all_at_once(stack: Any, names: list[str], module: str) -> list[dict[str, Any]]:
+    """The jobs that take tenants to a version, when the last has ended."""
+    begun = await asyncio.gather(*(stack.begin(name, module) for name in names))
+    return list(await asyncio.gather(*(stack.ended(path, within=60 + 2 * len(names)) for path in begun)))
 
 
 async def until_own_event(stack: Any, module: str, event: str, times: int = 1) -> list[int]:
@@ -113,8 +118,7 @@ async def test_many_tenants_at_once_share_one_deployment_of_the_new_version(stac
     """Deployed once, not once for each; the old version goes once, after the last has left (requirement E1)."""
     old, new, names = await two_versions(stack, tenants)
 
-    begun = await asyncio.gather(*(stack.begin(name, new) for name in names))
-    jobs = await asyncio.gather(*(stack.ended(path, within=60 + 2 * tenants) for path in begun))
+    jobs = await all_at_once(stack, names, new)
 
     await stack.until(f"/_/versions/{old}", lambda version: not version["instances"] and not version["retiring"])
     assert [job["outcome"] for job in jobs] == ["done"] * tenants
