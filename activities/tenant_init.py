@@ -337,7 +337,11 @@ class TenantInitActivities(TenantInitSteps):
     async def _reverse(self, request: CheckedChange) -> UndoResult:
         """Tenant init with the two versions swapped, asked of the higher one, which knows both schemas.
 
-        It has an intent of its own, so that it is not asked for twice by attempts that were cut off.
+        It has an intent of its own, so that it is not asked for twice by attempts that were cut off. A module that says that it
+        failed, and that it may be asked again, is asked once more when its database answers; then a person decides.
+
+        Raises:
+            ModuleDataError: The module's database is away: try again later.
         """
         change = request.change
         assert change.version_to is not None
@@ -352,13 +356,23 @@ class TenantInitActivities(TenantInitSteps):
         init = InitStep(request=swapped, module=module, reverse=True)
         if await self._migrations.instance(init) is None:
             return UndoResult(done=False, left=(f"no instance of {higher} is there to take its migration back",))
-        state = await self._start(init)
-        while state.effect == "follow":
-            state = await self._follow(init)
-        if state.effect == "done":
+        state = await self._to_the_end(init, await self._start(init))
+        intent = await self._intent(init)
+        if state.effect == Effect.FAILED and module.uplift.rerunnable and intent.asked <= swapped.asks:
+            if (data := self._migrations.data(request)) is not None:
+                await data.sessions(request.checked.schema)
+            state = await self._to_the_end(init, await self._ask_once_more(init, intent, "; ".join(state.errors)))
+            intent = await self._intent(init)
+        if state.effect == Effect.DONE:
             return UndoResult(warnings=state.warnings)
         left = f"{higher} could not take its migration back: {'; '.join(state.errors)}"
-        return UndoResult(done=False, left=(left,), asked=(await self._intent(init)).asked)
+        return UndoResult(done=False, left=(left,), asked=intent.asked)
+
+    async def _to_the_end(self, init: InitStep, state: InitState) -> InitState:
+        """Follow a job, if there is one."""
+        while state.effect == Effect.FOLLOW:
+            state = await self._follow(init)
+        return state
 
     async def _settle(self, init: InitStep, answer: InitAnswer, instance: Instance) -> InitState:
         """Write down what came of it, and tell the run. What may still be at work is not written down as ended."""

@@ -26,6 +26,7 @@ from tests.wire.faults import (
     Slow,
     Status,
 )
+from tests.wire.tcp_proxy import Line
 from upgrade_core.descriptors import Undo
 
 FAULTS: dict[str, tuple[Fault, int]] = {
@@ -120,6 +121,45 @@ async def test_a_migration_that_may_have_been_taken_back_is_left_to_a_person_unl
     decided = world.checked(subject, asks=found.asked + 1)
     assert (await obey(options.UNDO, world.init.undo, decided)).result.done
     assert len(world.module.posts) == 3
+
+
+@pytest.mark.parametrize(
+    ("rerunnable", "failures", "done", "asked"),
+    [(True, 1, True, 2), (True, 2, False, 2), (False, 1, False, 1)],
+    ids=["once", "twice", "once, and it may not be asked again"],
+)
+async def test_a_migration_that_could_not_be_taken_back_is_tried_once_more_where_that_is_harmless(
+    world: World, rerunnable: bool, failures: int, done: bool, asked: int
+) -> None:
+    subject, request = await held(world, undo=Undo.REVERSIBLE, rerunnable=rerunnable)
+    assert (await to_the_end(world.init, request)).effect == "done"
+    world.wire.add(method="POST", path="/_/tenant", fault=Status(500), times=failures)
+    found = (await obey(options.UNDO, world.init.undo, request)).result
+    assert found.done is done
+    assert "could not take its migration back" in found.left[0] if not done else found.left == ()
+    (undo,) = [row for row in (await world.state(subject))["intents"] if row["key"].endswith(":undo")]
+    assert undo["asked"] == asked
+
+
+async def test_a_migration_is_taken_back_once_its_database_is_there_again(world: World) -> None:
+    """Requirement D2: Postgres that is killed while a migration is taken back leaves nothing to a person."""
+    subject, request = await held(world, undo=Undo.REVERSIBLE, rerunnable=True)
+    assert (await to_the_end(world.init, request)).effect == "done"
+    line = await Line(world.modules_dsn).start()
+    line.refuse()
+    away = replace(request, checked=replace(request.checked, dsn=line.dsn))
+    world.wire.add(method="POST", path="/_/tenant", fault=Status(500))
+    try:
+        async with asyncio.timeout(60):
+            running = asyncio.create_task(obey(options.UNDO, world.init.undo, away, most=400))
+            await line.refused.wait()
+            line.mend()
+            found = await running
+    finally:
+        await line.stop()
+    assert found.attempts > 1
+    assert found.result.done
+    assert (await world.data(subject))["users"] == AS_BEFORE["users"]
 
 
 async def test_a_lost_answer_is_unknown_where_nothing_makes_a_second_request_harmless(world: World) -> None:
