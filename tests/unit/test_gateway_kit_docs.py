@@ -18,6 +18,7 @@ import pytest
 
 from gateway_client import LifecycleEvent, LifecycleTransport, Module, ModuleInterrupted
 from gateway_client.testing import InMemoryGateway
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "write-a-module.md").read_text(encoding="utf-8")
@@ -71,8 +72,7 @@ async def eventually(fact: Callable[[], Any]) -> None:
 
 
 async def test_the_whole_module_runs_is_reached_and_leaves(gateway: InMemoryGateway) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     async with gateway.listening() as url:
         code = block("def hello").replace("http://127.0.0.1:9130", url).replace("9200", str(port))
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=ROOT, stderr=subprocess.PIPE)

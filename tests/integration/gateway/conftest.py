@@ -40,6 +40,7 @@ from gateway_client import (
     OpenRequest,
     OverlayRequest,
 )
+from tests.ports import free_port
 from uplift_settings.tree import GatewaySettings, TemporalSettings
 
 ROOT = Path(__file__).parents[3]
@@ -362,8 +363,7 @@ class GatewayProcess:
 
     def __init__(self, dsn: str, folder: Path, **settings: Any) -> None:
         self.log = folder / f"{unique('gateway')}.log"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         values = {**QUICK, **settings, "port": port}
         self.env = {f"UPLIFT_GATEWAY__{name.upper()}": str(value) for name, value in values.items()}
@@ -418,8 +418,7 @@ class OwnPostgres:
             ensure_prefix_permissions(self._bin / "postgres")
             os.chown(folder, user.pw_uid, user.pw_gid)
             self._as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.dsn = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
         self._run("initdb", f"--pgdata={folder / 'data'}", "--username=postgres", "--auth=trust", "--locale=C", "--no-sync")
 

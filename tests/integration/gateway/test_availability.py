@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +12,8 @@ from typing import Any, Self
 import aiohttp
 import pytest
 from aiohttp import web
+
+from tests.ports import free_port
 
 PROGRAM = Path(__file__).parents[1] / "stand_ins" / "module.py"
 QUICK_BACK = {"probe_interval": 0.05, "hold_max": 20.0, "ttl": 30.0}
@@ -26,8 +27,7 @@ class ModuleProcess:
     """A module that a test may kill; it comes back at the same address."""
 
     def __init__(self, done: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._done = done
         self._process: subprocess.Popen[bytes] | None = None

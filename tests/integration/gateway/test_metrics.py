@@ -16,13 +16,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics import FAMILIES
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 class Watcher:
@@ -287,7 +283,7 @@ def parent(tmp_path: Path, postgres_dsn: Callable[[], str]) -> Iterator[Callable
 
 
 async def test_each_process_of_a_parent_has_a_port_also_after_a_rolling_replacement(parent, watch, until) -> None:
-    first = next(port for port in iter(free_port, None) if _is_free(port + 1))
+    first = free_port(and_next=1)
     process = await asyncio.to_thread(parent, first)
     watchers = [watch(first), watch(first + 1)]
 
@@ -304,14 +300,6 @@ async def test_each_process_of_a_parent_has_a_port_also_after_a_rolling_replacem
         return now is not None and all(new > old for new, old in zip(now, before, strict=True))
 
     await until(replaced, within=60)
-
-
-def _is_free(port: int) -> bool:
-    try:
-        with socket.create_server(("127.0.0.1", port)):
-            return True
-    except OSError:
-        return False
 
 
 async def _born(watcher: Watcher) -> float:
