@@ -237,6 +237,8 @@ class GroupChange(HoldPoint):
             self._learn(FactKind.BOUND, change.product, change.version_to or "")
 
     async def _watch(self) -> None:
+        if workflow.cancellation_reason() is not None and workflow.patched("abort-while-switching"):
+            raise asyncio.CancelledError  # it came while the switch, which nothing cuts, was under way
         soak = max((checked.soak for checked in self._checked.values()), default=0.0)
         if soak > 0:
             self._enter(Step.WATCH)

@@ -311,9 +311,8 @@ async def test_soak_is_waited_for_after_the_switch(temporal: Client, script: Any
     script.answers["check"] = Checked(soak=0.2)
     handle = await start(temporal, queue, new_id)
     await handle.result()
-    events = [event async for event in handle.fetch_history_events()]
 
-    assert any(event.HasField("timer_started_event_attributes") for event in events)
+    assert await _soaks(handle)
     assert script.calls[-2:] == ["switch", "release"]
 
 
@@ -333,10 +332,33 @@ async def test_an_abort_while_the_new_version_is_watched_keeps_it(temporal: Clie
     """After the switch users have written: nothing is undone, and the claims are given back all the same."""
     script.answers["check"] = Checked(soak=3600)
     handle = await start(temporal, queue, new_id)
-    while "switch" not in script.calls:
+    while not await _soaks(handle):
         await _tick()
     await handle.cancel()
     result = await handle.result()
 
     assert script.calls[-2:] == ["switch", "release"]
     assert "stays" in result.warnings[0]
+
+
+@pytest.mark.parametrize("soak", [0, 3600])
+async def test_an_abort_while_it_switches_keeps_the_new_version_and_ends_its_watch(
+    soak: float, temporal: Client, script: Any, queue: str, new_id: str
+) -> None:
+    """The switch is not cut, and the cancel that it did not see is not forgotten: nobody waits for the soak."""
+    script.answers["check"] = Checked(soak=soak)
+    script.pause = "switch"
+    handle = await start(temporal, queue, new_id)
+    await script.paused.wait()
+    await handle.cancel()
+    script.go_on.set()
+    result = await handle.result()
+
+    assert script.cut == []
+    assert script.calls[-2:] == ["switch", "release"]
+    assert "stays" in result.warnings[0]
+    assert not await _soaks(handle)
+
+
+async def _soaks(handle: Any) -> bool:
+    return any([event.HasField("timer_started_event_attributes") async for event in handle.fetch_history_events()])
