@@ -2,12 +2,12 @@
 
 import asyncio
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from temporalio import activity
 
+from activities.databases import must_answer
 from activities.signatures import ChangeRequest, Checked, CheckedChange, CheckSteps, Verdict
 from activities.translate import final, translated
 from gateway_client import GatewayClient, OverlayRequest
@@ -119,12 +119,11 @@ class CheckActivities(CheckSteps):
             overlay = await self._gateway.open_overlay(
                 request.job, OverlayRequest(product=change.product, module=change.version_to)
             )
-            dsn, schema = self._place(descriptor, request.tenant)
-            data = PostgresData(dsn=read_secret(dsn, what=f"data of {descriptor.id}"), tools=self._data.tools) if dsn else None
-            asked = _Asked(url=overlay.url, tenant=request.tenant, data=data, schema=schema)
-            failures = [await self._fails(asked, check) for check in descriptor.uplift.checks]
+            failures = [await self._fails(request, overlay.url, check) for check in descriptor.uplift.checks]
             if descriptor.uplift.data_version:
-                failures.append(await self._fails_version(asked, descriptor.uplift.data_version, change.version_to))
+                failures.append(
+                    await self._fails_version(request, overlay.url, descriptor.uplift.data_version, change.version_to)
+                )
         return Verdict(failures=tuple(failure for failure in failures if failure is not None))
 
     async def _init_module(self, change: Change) -> str:
@@ -166,8 +165,8 @@ class CheckActivities(CheckSteps):
             )
         return exists
 
-    async def _fails(self, asked: "_Asked", check: Check) -> str | None:
-        answer = await self._ask(asked, check.method, check.path)
+    async def _fails(self, request: CheckedChange, base: str, check: Check) -> str | None:
+        answer = await self._ask(request, base, check.method, check.path)
         what = f"check {check.method} {check.path}"
         if isinstance(answer, str):
             return f"{what}: {answer}"
@@ -183,9 +182,9 @@ class CheckActivities(CheckSteps):
                 return f"{what}: expected {check.json[:_SHOWN]}, got {answer.text[:_SHOWN]}"
         return None
 
-    async def _fails_version(self, asked: "_Asked", path: str, module: str) -> str | None:
+    async def _fails_version(self, request: CheckedChange, base: str, path: str, module: str) -> str | None:
         """Whether the data says another version than tenant init was asked for."""
-        answer = await self._ask(asked, "GET", path)
+        answer = await self._ask(request, base, "GET", path)
         if isinstance(answer, str):
             return f"data version at {path}: {answer}"
         try:
@@ -196,7 +195,7 @@ class CheckActivities(CheckSteps):
             return f"data version at {path}: expected {module}, got {answer.status_code}: {answer.text[:_SHOWN]}"
         return None
 
-    async def _ask(self, asked: "_Asked", method: str, path: str) -> httpx.Response | str:
+    async def _ask(self, request: CheckedChange, base: str, method: str, path: str) -> httpx.Response | str:
         """What the module answers, or why there is no answer.
 
         Raises:
@@ -210,7 +209,7 @@ class CheckActivities(CheckSteps):
                 await asyncio.sleep(_RETRY)
             try:
                 found = await self._http.request(
-                    method, asked.url + path, headers={"X-Okapi-Tenant": asked.tenant, "Accept": "application/json"}
+                    method, base + path, headers={"X-Okapi-Tenant": request.tenant, "Accept": "application/json"}
                 )
             except httpx.HTTPError as error:
                 found = f"no answer: {str(error) or type(error).__name__}"
@@ -219,22 +218,12 @@ class CheckActivities(CheckSteps):
             if found.status_code < 500:  # noqa: PLR2004
                 return found
             broken = False
-            if asked.data is not None and attempt + 1 < self._verify.attempts:
-                await asked.data.sessions(asked.schema)
+            if attempt + 1 < self._verify.attempts:
+                await must_answer(request, data=self._data, snapshots=self._snapshots)
         if broken:
             # Either the module broke off, which the gateway passes on, or the gateway itself is away: then it is no verdict.
             await self._gateway.versions()
         return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """Where checks are made, and the data behind what answers; None where that cannot be seen."""
-
-    url: str
-    tenant: str
-    data: PostgresData | None
-    schema: str
 
 
 def _contains(given: Any, wanted: Any) -> bool:

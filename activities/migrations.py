@@ -8,6 +8,7 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from activities.databases import database_of, must_answer
 from activities.module_calls import ModuleCalls
 from activities.signatures import CheckedChange
 from activities.translate import until_answered
@@ -16,7 +17,6 @@ from module_data import ModuleDataError, PostgresData
 from upgrade_core.descriptors import ModuleDescriptor
 from upgrade_core.runs import module_run_id
 from upgrade_core.tenant_init import Effect, job_call, read_job
-from uplift_settings import read_secret
 from uplift_settings.tree import DataSettings, InitSettings, SnapshotSettings
 
 _RESTART_WAIT = 120.0
@@ -67,21 +67,24 @@ class Migrations:
         """The instance to ask, `prefer` if it is there; None: there is none."""
         return await until_answered(lambda: self._calls.instance(init.module.id, prefer=prefer))
 
-    async def look(self, init: InitStep, instance: Instance, job_path: str, *, wait: float) -> httpx.Response | None:
+    async def look(
+        self, init: InitStep, instance: Instance, job_path: str, *, wait: float, method: str = "GET"
+    ) -> httpx.Response | None:
         """What the module says of its job, waiting up to `wait` seconds for news where it can; None: no answer."""
-        call = job_call(init.module, job_path)
+        call = job_call(init.module, job_path, method=method)
         return await self._calls.look(instance, call, tenant=init.request.tenant, url=self._gateway.url, wait=wait)
 
     def data(self, request: CheckedChange) -> PostgresData | None:
         """The data of the tenant; None where it cannot be seen from here."""
-        checked = request.checked
-        if not checked.dsn:
-            return None
-        return PostgresData(
-            dsn=read_secret(checked.dsn, what=f"data of {request.change.subject}"),
-            tools=self._data.tools,
-            lock_wait=self._snapshots.lock_wait,
-        )
+        return database_of(request, data=self._data, snapshots=self._snapshots)
+
+    async def must_answer(self, request: CheckedChange) -> None:
+        """Look whether the data is there.
+
+        Raises:
+            ModuleDataError: Its database is away.
+        """
+        await must_answer(request, data=self._data, snapshots=self._snapshots)
 
     async def is_seen(self, request: CheckedChange) -> bool:
         """Whether anybody is at work in the data now; so it is, too, where that cannot be seen."""

@@ -4,12 +4,11 @@ from pathlib import Path
 
 from temporalio import activity
 
+from activities.databases import database_of
 from activities.signatures import CheckedChange, Copied, SnapshotSteps
 from activities.translate import translated, until_answered
 from gateway_client import GatewayClient, Snapshot
-from module_data import PostgresData
 from upgrade_core.ids import copy_id
-from uplift_settings import read_secret
 from uplift_settings.tree import DataSettings, SnapshotSettings
 
 
@@ -39,11 +38,8 @@ class SnapshotActivities(SnapshotSteps):
         """
         checked = request.checked
         with translated():
-            data = PostgresData(
-                dsn=read_secret(checked.dsn, what=f"data of {request.change.subject}"),
-                tools=self._data.tools,
-                lock_wait=self._snapshots.lock_wait,
-            )
+            data = database_of(request, data=self._data, snapshots=self._snapshots)
+            assert data is not None, "check has found out where it is"
             name = copy_id(request.job, request.change.product)
             folder = self._folder / request.tenant
             begun = Snapshot(

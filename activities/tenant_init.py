@@ -34,7 +34,6 @@ from upgrade_core.tenant_init import (
     InitAnswer,
     dialect_of,
     init_call,
-    job_call,
     next_look,
     purpose_of,
     read_answer,
@@ -359,8 +358,7 @@ class TenantInitActivities(TenantInitSteps):
         state = await self._to_the_end(init, await self._start(init))
         intent = await self._intent(init)
         if state.effect == Effect.FAILED and module.uplift.rerunnable and intent.asked <= swapped.asks:
-            if (data := self._migrations.data(request)) is not None:
-                await data.sessions(request.checked.schema)
+            await self._migrations.must_answer(request)
             state = await self._to_the_end(init, await self._ask_once_more(init, intent, "; ".join(state.errors)))
             intent = await self._intent(init)
         if state.effect == Effect.DONE:
@@ -430,8 +428,7 @@ class TenantInitActivities(TenantInitSteps):
     async def _forget_job(self, init: InitStep, instance: Instance | None, job_path: str) -> None:
         """Remove an ended tenant-init job from the module. That it cannot be removed changes nothing."""
         if instance is not None:
-            call = job_call(init.module, job_path, method="DELETE")
-            await self._calls.look(instance, call, tenant=init.request.tenant, url=self._gateway.url, wait=0)
+            await self._migrations.look(init, instance, job_path, wait=0, method="DELETE")
 
 
 def _state(report: InitReport, intent: IntentState) -> InitState:

@@ -1,17 +1,16 @@
 """The checks before the switch, and the health of a new instance, against faults between gateway, worker and module (D1, E1)."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from activities import options
-from activities.checks import CheckActivities
 from activities.signatures import ModuleRef
 from tests.integration.faults.cases import SNAPSHOT, Ready, verify
 from tests.integration.faults.world import Subject, World, obey
 from tests.wire.faults import DropAnswer, Fault, Garbage, Half, Hang, Refuse, ResetAfter, Slow, Status
 from tests.wire.tcp_proxy import Line
-from uplift_settings.tree import VerifySettings
 
 MOODY = """
 import socket, struct, sys, time
@@ -74,22 +73,16 @@ async def test_a_module_whose_database_is_away_gets_no_verdict(world: World) -> 
     subject, ready = await verified(world)
     line = await Line(world.modules_dsn).start()
     line.refuse()
-    checks = CheckActivities(
-        gateway=world.gateway,
-        data=world.checks._data.model_copy(update={"dsn": line.dsn}),
-        snapshots=world.checks._snapshots,
-        verify=VerifySettings(timeout=0.5, attempts=2),
-    )
+    away = replace(ready.request, checked=replace(ready.request.checked, dsn=line.dsn))
     rule = world.wire.add(path=f"/{subject.product}/a", fault=Status(500), times=None)
     try:
         async with asyncio.timeout(60):
-            running = asyncio.create_task(obey(options.VERIFY, checks.verify, ready.request, most=400))
+            running = asyncio.create_task(obey(options.VERIFY, ready.method, away, most=400))
             await line.refused.wait()
             world.wire.remove(rule)
             line.mend()
             found = await running
     finally:
-        await checks.close()
         await line.stop()
     assert found.attempts > 1
     assert found.result.failures == ()
