@@ -11,6 +11,7 @@ resolution and pipelines read. `metadata.uplift` carries what Uplift adds:
 ```
 """
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -238,6 +239,7 @@ def parse_uplift(wire: Any) -> UpliftMetadata:
     )
 
 
+@functools.lru_cache(maxsize=4_096)
 def accepts_upgrade_from(specifier: str, version: str) -> bool:
     """Whether a range of `metadata.uplift.upgradeFrom` holds a version.
 

@@ -1,5 +1,6 @@
 """`…/tenants/{t}/modules`: the versions a tenant has enabled (requirement B5). Changes are jobs, answered when done."""
 
+from dataclasses import replace
 from urllib.parse import quote
 
 from aiohttp import web
@@ -74,7 +75,7 @@ async def delete_all(call: Call) -> web.Response:
 
 
 async def _run(call: Call, tenant: str, wanted: tuple[tuple[str, str], ...]) -> None:
-    request: JobRequest = parse_options(call, wanted=wanted)
+    request: JobRequest = replace(parse_options(call, wanted=wanted), mend=False)
     if request.purge and any(action == "enable" for _, action in wanted):
         raise ApiError(400, "purge destroys data and goes with disabling only")
     try:

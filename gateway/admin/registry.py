@@ -13,6 +13,7 @@ from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
 from upgrade_core.errors import UpliftError
 from upgrade_core.ids import split_module_id
 from upgrade_core.problems import Providers
+from upgrade_core.resolution import passes, visible
 from upgrade_core.versions import interface_satisfies
 
 _MANY: TypeAdapter[list[ModuleDescriptorWire]] = TypeAdapter(list[ModuleDescriptorWire])
@@ -117,7 +118,7 @@ async def _register(call: Call, wires: list[dict[str, Any]]) -> None:
         if known is None:
             fresh[module.id] = (module, text)
     if check:
-        seen = {key: module for key, module in table.modules.items() if _visible(module, pre_release, npm)}
+        seen = dict(visible(table.modules, pre_release=pre_release, npm_snapshot=npm))
         seen |= {key: module for key, (module, _) in fresh.items()}
         providers = Providers(seen.values(), system=True)
         faults = [unmet.text for module, _ in fresh.values() for unmet in providers.unmet(module)]
@@ -132,17 +133,8 @@ async def _register(call: Call, wires: list[dict[str, Any]]) -> None:
         call.services.problems.look.set()
 
 
-def _visible(module: ModuleDescriptor, pre_release: str, npm: str) -> bool:
-    version = module.module_id.version
-    if version.is_pre_release:
-        return pre_release != "false"
-    if version.is_npm_snapshot:
-        return npm != "false"
-    return "only" not in (pre_release, npm)
-
-
 def _passes(module: ModuleDescriptor, query: dict[str, str], pre_release: str, npm: str) -> bool:
-    if not _visible(module, pre_release, npm):
+    if not passes(module.module_id.version, pre_release=pre_release, npm_snapshot=npm):
         return False
     if (wanted := query.get("filter")) is not None:
         try:
