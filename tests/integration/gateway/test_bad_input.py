@@ -59,6 +59,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/_/proxy/tenants/{tenant}/install"): [{"id": "ok-2.0.0", "action": "enable", "from": "ok-1.0.0"}],
     ("POST", "/_/proxy/tenants/{tenant}/upgrade"): [],
     ("POST", "/_/discovery/modules"): {"srvcId": "{module}", "instId": "{instance}", "url": "http://10.0.0.1:80"},
+    ("PUT", "/_/discovery/nodes/{node}"): {"nodeId": "{node}", "url": "http://10.0.0.1:80", "nodeName": "{node}"},
+    ("POST", "/_/deployment/modules"): {"srvcId": "{module}", "instId": "new", "descriptor": {"exec": "run %p"}},
     ("POST", "/_/env"): {"name": "E", "value": "v", "description": "d"},
     ("PUT", "/_/runs/{job}/phase"): {"phase": "copying", "subject": "ok-1.0.0", "stage": "invoke"},
     ("POST", "/_/runs/{job}/claims"): {"module": "{module}", "subject": "{module}"},
@@ -108,11 +110,13 @@ BODIES: dict[tuple[str, str], Any] = {
 }  # fmt: skip
 QUERIES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/_/proxy/modules"): (
-        "full", "latest", "orderBy", "order", "preRelease", "npmSnapshot", "filter", "provide", "require",
+        "full", "latest", "orderBy", "order", "preRelease", "npmSnapshot", "filter", "provide", "require", "scope", "dot",
     ),
     ("POST", "/_/proxy/modules"): ("check", "preRelease", "npmSnapshot"),
     ("POST", "/_/proxy/import/modules"): ("check", "preRelease", "npmSnapshot"),
-    ("GET", "/_/proxy/tenants/{tenant}/modules"): ("full", "filter"),
+    ("GET", "/_/proxy/tenants/{tenant}/modules"): (
+        "full", "latest", "orderBy", "order", "preRelease", "npmSnapshot", "filter", "provide", "require", "scope",
+    ),
     ("GET", "/_/proxy/tenants/{tenant}/interfaces"): ("full", "type"),
     ("GET", "/_/proxy/tenants/{tenant}/interfaces/{interface}"): ("type",),
     ("POST", "/_/proxy/tenants/{tenant}/install"): (
@@ -353,7 +357,7 @@ async def test_a_body_that_is_too_large_is_refused_by_its_name(new_site: Any) ->
     site = await new_site(body_max=2048)
     found = await site.http.post("/_/proxy/modules", json={"id": "m-1.0.0", "name": "x" * 5000})
     assert (found.status_code, "gateway.body_max" in found.text) == (413, True)
-    assert (await site.http.get("/_/proxy/modules")).json() == []
+    assert (await site.http.get("/_/proxy/modules?filter=m")).json() == []
 
 
 async def test_a_body_in_another_encoding_is_refused(target: Target) -> None:

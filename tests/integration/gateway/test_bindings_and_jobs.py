@@ -109,7 +109,7 @@ async def test_what_binding_calls_refuse(site: Any, name: Any, pair: tuple[str, 
         ("POST", f"{base}/{old}", {"id": other}, 400, f"{other} is no version of {product_of(old)}"),
         ("POST", f"{base}?purge=true", {"id": other}, 400, "purge"),
         ("POST", f"{base}?parallel=0", {"id": other}, 400, "parallel must be 1 or higher"),
-        ("DELETE", f"{base}/{new}", None, 404, new),
+        ("DELETE", f"{base}/nobody-1.0.0", None, 404, "nobody-1.0.0"),
         ("GET", f"{base}/{new}", None, 404, new),
     ):
         found = await site.http.request(method, path, json=wire)

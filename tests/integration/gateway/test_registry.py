@@ -37,14 +37,14 @@ async def test_whole_folio_releases_register_and_come_back_unchanged(new_site: A
         sent |= {module["id"]: module for module in modules}
     assert len(sent) > 300
     listed = (await site.http.get("/_/proxy/modules?full=true")).json()
-    assert {module["id"]: module for module in listed} == sent
+    assert {module["id"]: module for module in listed if module.get("name") != "Okapi"} == sent
     for module in list(sent)[::25]:
         found = await site.http.get(f"/_/proxy/modules/{module}")
         assert (found.status_code, found.json()) == (200, sent[module])
     for release in RELEASES:
         again = json.loads((FOLIO / f"{release}.json").read_text())["modules"]
         assert (await site.http.post("/_/proxy/import/modules?check=false", json=again)).status_code == 204
-    assert len((await site.http.get("/_/proxy/modules")).json()) == len(sent)
+    assert len((await site.http.get("/_/proxy/modules")).json()) == len(sent) + 1
 
 
 async def test_a_registered_module_is_answered_with_its_place_and_itself(site: Any, name: Any) -> None:
@@ -211,7 +211,7 @@ async def family(site: Any, name: Any) -> str:
         ("", "1.9.0-SNAPSHOT.2 1.9.0 1.10.0 2.0.0 2.4.10000105 3.0.0"),
         ("&orderBy=id", "3.0.0 2.4.10000105 2.0.0 1.10.0 1.9.0 1.9.0-SNAPSHOT.2"),
         ("&orderBy=id&order=asc", "1.9.0-SNAPSHOT.2 1.9.0 1.10.0 2.0.0 2.4.10000105 3.0.0"),
-        ("&order=desc", "3.0.0 2.4.10000105 2.0.0 1.10.0 1.9.0 1.9.0-SNAPSHOT.2"),
+        ("&order=desc", "1.9.0-SNAPSHOT.2 1.9.0 1.10.0 2.0.0 2.4.10000105 3.0.0"),
         ("&latest=1", "3.0.0"),
         ("&latest=2", "2.4.10000105 3.0.0"),
         ("&preRelease=false", "1.9.0 1.10.0 2.0.0 2.4.10000105 3.0.0"),
@@ -258,7 +258,7 @@ async def test_a_listing_is_brief_unless_full(site: Any, family: str) -> None:
     [
         ("full=yes", "Bad boolean for parameter full: yes"),
         ("orderBy=name", "unknown orderBy field: name"),
-        ("order=up", "invalid order value: up"),
+        ("orderBy=id&order=up", "invalid order value: up"),
         ("latest=x", "latest"),
         ("latest=-1", "latest"),
         ("preRelease=maybe", 'Expected "true", "false", "only" or undefined/null for parameter preRelease, but got: maybe'),
