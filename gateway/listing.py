@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.okapi_json import pretty
 from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
+from upgrade_core.versions import ModuleVersion
 
 _BRIEF = ("id", "name", "tags")
 _NO_SCOPES: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -20,6 +21,7 @@ class Entry:
     Attributes:
         module: As decisions see it.
         key: Sorts by product and version.
+        version: Its version.
         text: The descriptor, printed.
         brief: Its line in a listing, printed.
         scopes: The scopes of its interfaces, by section (`provides`, `requires`, `optional`) and id; mostly there are none.
@@ -27,6 +29,7 @@ class Entry:
 
     module: ModuleDescriptor
     key: tuple[Any, ...]
+    version: ModuleVersion
     text: str
     brief: str
     scopes: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=lambda: _NO_SCOPES)
@@ -75,7 +78,7 @@ class Listing:
         return self._offering.get(interface, {})
 
     def asking(self, interface: str) -> Mapping[str, ModuleDescriptor]:
-        """The modules that require an interface, in whatever version, by id."""
+        """The modules that require an interface, or accept it as optional, in whatever version, by id."""
         return self._asking.get(interface, {})
 
     def add(self, text: str) -> Entry:
@@ -96,6 +99,7 @@ class Listing:
         entry = Entry(
             module=module,
             key=module.module_id.order_key,
+            version=module.module_id.version,
             text=text if text.startswith("{\n") else pretty(wire),
             brief=pretty({name: wire[name] for name in _BRIEF if wire.get(name)}),
             scopes=scopes or _NO_SCOPES,
@@ -105,7 +109,7 @@ class Listing:
             self._of[module.product] = []
             insort(self._products, module.product)
         insort(self._of[module.product], entry, key=_key)
-        for index, interfaces in ((self._offering, module.provides), (self._asking, module.requires)):
+        for index, interfaces in ((self._offering, module.provides), (self._asking, (*module.requires, *module.optional))):
             for interface in interfaces:
                 index.setdefault(interface.id, {})[module.id] = module
         return entry
@@ -121,7 +125,8 @@ class Listing:
         if not versions:
             del self._of[product]
             del self._products[bisect_left(self._products, product)]
-        for index, interfaces in ((self._offering, entry.module.provides), (self._asking, entry.module.requires)):
+        gone = entry.module
+        for index, interfaces in ((self._offering, gone.provides), (self._asking, (*gone.requires, *gone.optional))):
             for interface in interfaces:
                 known = index.get(interface.id, {})
                 known.pop(module, None)

@@ -36,13 +36,20 @@ def select(call: Call, entries: Iterable[Entry]) -> list[Entry]:
     return found
 
 
-def product_asked_for(call: Call) -> str | None:
-    """The product that `filter` limits a listing to; None: it does not.
+def candidates(call: Call) -> Iterable[Entry]:
+    """The registered modules that the query can ask for, found by the indexes; ascending.
 
     Raises:
-        ApiError: 400.
+        ApiError: 400 that names the parameter.
     """
-    return None if "filter" not in call.query else _filter(call)[0]
+    listing, query = call.platform.table.listing, call.query
+    if "filter" in query:
+        return listing.of(_filter(call)[0])
+    for parameter, index in (("provide", listing.offering), ("require", listing.asking)):
+        if parameter in query:
+            ids = {module for interface in _pairs(query[parameter]) for module in index(interface)}
+            return sorted((listing[module] for module in ids), key=lambda entry: entry.key)
+    return listing
 
 
 def dot(entries: list[Entry]) -> str:
@@ -68,12 +75,12 @@ def _tests(call: Call) -> Iterator[_Test]:
     query = call.query
     pre_release, npm = call.choice("preRelease"), call.choice("npmSnapshot")
     if (pre_release, npm) != ("true", "true"):
-        yield lambda entry: passes(entry.module.module_id.version, pre_release=pre_release, npm_snapshot=npm)
+        yield lambda entry: passes(entry.version, pre_release=pre_release, npm_snapshot=npm)
     if "filter" in query:
         product, prefix = _filter(call)
         yield lambda entry: entry.module.product == product
         if prefix is not None:
-            yield lambda entry: _begins(entry.module.module_id.version, prefix)
+            yield lambda entry: _begins(entry.version, prefix)
     scope = query.get("scope")
     if "provide" in query:
         provided = _pairs(query["provide"])

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from gateway.admin.filters import dot, product_asked_for, select
+from gateway.admin.filters import candidates, dot, select
 from gateway.admin.http import ApiError, Call, answer, json_text
 from gateway.admin.wire import ModuleDescriptorWire
 from gateway.okapi_json import pretty, pretty_list
@@ -40,10 +40,9 @@ async def post_many(call: Call) -> web.Response:
 
 async def get_all(call: Call) -> web.Response:
     """The registered modules, ascending by product and version; `dot=true`: as a graph. The body may list ids to leave out."""
-    listing, full, as_graph = call.platform.table.listing, call.flag("full"), call.flag("dot")
+    full, as_graph = call.flag("full"), call.flag("dot")
     left_out = set(call.json(_IDS) if call.body.strip() else ())
-    product = product_asked_for(call)
-    found = select(call, listing if product is None else listing.of(product))
+    found = select(call, candidates(call))
     if left_out:
         found = [entry for entry in found if entry.module.id not in left_out]
     if as_graph:
@@ -113,14 +112,15 @@ async def _register(call: Call, wires: list[dict[str, Any]]) -> None:
 
 
 def _left_without(call: Call, module: str) -> list[str]:
-    """What those who require an interface of a module would lack without it."""
-    listing, table = call.platform.table.listing, call.platform.table
-    provided = [interface.id for interface in table.modules[module].provides if not interface.is_system]
+    """What those who require an interface of a module would lack without it; what they lack anyway does not count."""
+    listing = call.platform.table.listing
+    provided = {interface.id for interface in listing[module].module.provides if not interface.is_system}
     dependents = {key: other for interface in provided for key, other in listing.asking(interface).items() if key != module}
-    offers = _providers_for(call, dependents.values())
-    offers.pop(module, None)
+    offers = {key: other for interface in provided for key, other in listing.offering(interface).items() if key != module}
     providers = Providers(offers.values(), system=True)
-    return [unmet.text for _, other in sorted(dependents.items()) for unmet in providers.unmet(other)]
+    return [
+        unmet.text for _, other in sorted(dependents.items()) for unmet in providers.unmet(other) if unmet.interface in provided
+    ]
 
 
 def _providers_for(call: Call, modules: Iterable[ModuleDescriptor]) -> dict[str, ModuleDescriptor]:

@@ -309,6 +309,15 @@ async def test_a_module_that_others_need_is_not_deleted_unless_another_meets_the
     assert found.text == f"delete: module {offers[1]['id']}: Missing dependency: {needs['id']} requires {interface}: 1.0"
 
 
+async def test_what_a_module_lacks_anyway_keeps_nobody_from_being_deleted(site: Any, name: Any) -> None:
+    interface = name("i")
+    offers = [wire(f"{name('m')}-1.0.0", provides=provides(interface, "1.0")) for _ in range(2)]
+    needs = wire(f"{name('m')}-1.0.0", requires=[*provides(interface, "1.0"), *provides("nobody", "1.0")])
+    for module in (*offers, needs):
+        assert (await site.http.post("/_/proxy/modules?check=false", json=module)).status_code == 201
+    assert (await site.http.delete(f"/_/proxy/modules/{offers[0]['id']}")).status_code == 204
+
+
 async def test_a_module_of_a_running_job_is_not_deleted(site: Any, name: Any) -> None:
     module = await site.register(f"{name('m')}-1.0.0")
     job = await site.job(await site.tenant(), module)
