@@ -7,6 +7,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from gateway.metrics import instance_states
+
 NO_ROUTE = "No suitable module found for path and tenant"
 SYSTEM = {"id": "_tenant", "version": "2.0", "interfaceType": "system"}
 MODULES = [
@@ -211,6 +213,7 @@ async def test_a_tenant_gets_and_loses_the_built_in_module_by_jobs(house: Any) -
     own = {"X-Okapi-Tenant": tenant}
     assert (await house.http.get(f"/_/proxy/tenants/{tenant}/modules", headers=own)).json() == [{"id": built_in}]
     assert await house.links(tenant) == [], "nobody waits for an instance of it"
+    assert built_in not in {module for module, _ in instance_states(house.running.platform.table)}
 
 
 async def test_who_is_behind_is_moved_to_our_version_at_the_start(new_site: Any) -> None:
