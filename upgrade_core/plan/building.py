@@ -65,19 +65,11 @@ def build_plan(
     if reasons := [route.refusal(mode) for route in routes if not route.is_open(hops=hops and mode is Mode.SMALLEST)]:
         raise ResolutionError(tuple(reasons))
     divided = _divided(draft, done, routes, mode=mode)
-    described = [[touched_interfaces(change, describe=draft.describe) for change in group] for group in divided]
+    after = _connections(divided, draft)
     groups: list[Group] = []
-    for place, changes in enumerate(divided):
-        before = tuple(
-            group.key
-            for earlier, group in enumerate(groups)
-            if any(
-                _connected(one, other, faces, others)
-                for one, faces in zip(group.changes, described[earlier], strict=True)
-                for other, others in zip(changes, described[place], strict=True)
-            )
-        )
-        groups.append(Group(key=f"{place + 1}-{changes[0].product}", changes=changes, after=before))
+    for changes, before in zip(divided, after, strict=True):
+        earlier = tuple(groups[place].key for place in before)
+        groups.append(Group(key=f"{len(groups) + 1}-{changes[0].product}", changes=changes, after=earlier))
     digest = hashlib.sha256(
         json.dumps(
             [[asdict(group) for group in groups], sorted(enabled), sorted(data_versions.items())],
@@ -289,16 +281,28 @@ def _undo_of_purge(asked: Undo | None, descriptor: ModuleDescriptor | None) -> U
     return None if undo in (Undo.REVERSIBLE, Undo.COMPATIBLE) else undo
 
 
-_Touched = tuple[frozenset[str], frozenset[str]]
-
-
-def _connected(one: Change, other: Change, faces: _Touched, others: _Touched) -> bool:
-    """Whether two changes are of one product, or an interface connects any of their versions.
+def _connections(groups: tuple[tuple[Change, ...], ...], draft: _Draft) -> list[list[int]]:
+    """For each group the earlier ones that it waits for: of the same product, or an interface connects any of their versions.
 
     It does when one of them needs what the other provides, and when both provide it: then one takes it over.
     """
-    if one.product == other.product:
-        return True
-    provides, needs = faces
-    also, wants = others
-    return not (provides.isdisjoint(wants) and also.isdisjoint(needs) and provides.isdisjoint(also))
+    products: dict[str, set[int]] = {}
+    givers: dict[str, set[int]] = {}
+    users: dict[str, set[int]] = {}
+    found = []
+    for place, changes in enumerate(groups):
+        before: set[int] = set()
+        faces = [touched_interfaces(change, describe=draft.describe) for change in changes]
+        for change, (provides, needs) in zip(changes, faces, strict=True):
+            before.update(products.get(change.product, ()))
+            for interface in provides:
+                before.update(givers.get(interface, ()), users.get(interface, ()))
+            for interface in needs:
+                before.update(givers.get(interface, ()))
+        found.append(sorted(before))
+        for change, (provides, needs) in zip(changes, faces, strict=True):
+            products.setdefault(change.product, set()).add(place)
+            for table, interfaces in ((givers, provides), (users, needs)):
+                for interface in interfaces:
+                    table.setdefault(interface, set()).add(place)
+    return found
