@@ -237,6 +237,25 @@ def test_a_module_that_only_moves_along_and_has_no_version_that_fits_goes() -> N
     assert Decision(action="disable", module="user-1.0.0") in found
 
 
+@pytest.mark.parametrize("older_fits", [True, False])
+def test_a_module_that_only_moves_along_does_not_take_a_version_that_brings_in_what_clashes(older_fits: bool) -> None:
+    enabled, catalogue = clashing(older_fits=older_fits)
+    newest = module("user-4.0.0", requires="i=2.0,k=1.0")
+    catalogue |= {
+        newest.id: newest,
+        "r-1.0.0": module("r-1.0.0", "k=1.0", "l=1.0"),
+        "s-1.0.0": module("s-1.0.0", "l=1.0", "j=2.0"),
+    }
+    found = resolve((Wanted(id="p-2.0.0"), Wanted(id="q-1.0.0")), enabled=enabled, catalogue=catalogue)
+    moved = Decision(action="enable", module="user-2.0.0", module_from="user-1.0.0")
+    gone = Decision(action="disable", module="user-1.0.0")
+    assert set(found) == {
+        Decision(action="enable", module="p-2.0.0", module_from="p-1.0.0"),
+        Decision(action="uptodate", module="q-1.0.0"),
+        moved if older_fits else gone,
+    }
+
+
 def test_a_module_that_was_asked_for_is_not_given_up() -> None:
     enabled, catalogue = clashing(older_fits=True)
     with pytest.raises(

@@ -10,9 +10,9 @@ Sticky is what the request names, and every module that a step brings in. **It e
 sticky, or brings in one of a product that was not sticky and now is. Nothing ever becomes less sticky, and what is not sticky is
 never added. So there are no more steps than modules enabled before plus products that come in, whatever the size of the cascade.
 
-A module that only moved to fit a provider must not fail what was asked for: if its new version, or what that one brought in,
-clashes in the end, the repair begins anew without that version, so that an older one is taken, or the module goes. Each beginning
-bars one version more, so this ends, too.
+A module that only moves to fit a provider must not fail what was asked for: no version is taken that is unfit for a sticky
+provider, and if a new version, or what that one brought in, clashes in the end, the repair begins anew without it, so that an
+older one is taken, or the module goes. Each beginning bars one version more, so this ends, too.
 
 Among several possible steps: kinds as above, then sticky requirers before others (what comes in may be what the others need),
 then interfaces and modules by id.
@@ -204,13 +204,24 @@ class _Repair:
         fitting = (
             module
             for module in self._catalogue.versions(requirer)
-            if module.id != trouble.module and module.id not in self._barred and _accepts(module, trouble.interface, trouble.have)
+            if module.id != trouble.module and module.id not in self._barred and self._may_take(module, trouble)
         )
         if (module := next(fitting, None)) is not None:
             self._moved[requirer] = module.id
             yield from self._bring(module)
         else:
             yield from self._disable(requirer)
+
+    def _may_take(self, module: ModuleDescriptor, trouble: Trouble) -> bool:
+        """Whether a version accepts the provider, and none of its needs is unfit for good: sticky providers stay."""
+        if not _accepts(module, trouble.interface, trouble.have):
+            return False
+        return all(
+            interface_satisfies(version, need.version)
+            for need in (*module.requires, *module.optional)
+            for product, version in self.enabled.offers(need.id)
+            if product in self._sticky
+        )
 
     def _in_the_way(self, module: ModuleDescriptor) -> str | None:
         """Id of the version that was asked for where the module would have to take its place."""
