@@ -18,6 +18,7 @@ from gateway.problems import Problems
 from gateway.store import STILL_HELD, JobRow
 from gateway_client import BeginAnswer, FinishRequest, InitReport, Notice
 from upgrade_core.descriptors import Undo
+from upgrade_core.ids import split_module_id
 from upgrade_core.plan import Mode, Plan, build_plan
 from upgrade_core.resolution import Catalogue, Decision, Verb, Wanted, resolve, upgrades, visible
 
@@ -114,6 +115,7 @@ class Jobs:
             data_versions=await self._platform.registry.data_versions(tenant),
             catalogue=self._platform.table.modules,
             purge=request.purge,
+            named=frozenset(split_module_id(module)[0] for module, action in request.wanted if action == Verb.DISABLE),
             undo=Undo(request.undo) if request.undo else None,
             mode=Mode.SMALLEST if request.dep_check else Mode.AS_GIVEN,
             hops=False,  # the keys of a run's steps name a job and a product: a second upgrade would be taken for the first

@@ -112,6 +112,10 @@ class Enabled:
         named = {interface for interface, found in self._providers.items() if found}
         return sorted(named | {interface for interface, found in self._users.items() if found})
 
+    def offers(self, interface: str) -> list[tuple[str, str]]:
+        """Products that provide an interface, and the versions of it."""
+        return [(product, version) for product, (_, version) in sorted(self._providers.get(interface, {}).items())]
+
     def troubles(self, interface: str) -> tuple[Trouble, ...]:
         """What does not fit about an interface: several providers first, then needs by module id.
 

@@ -14,17 +14,14 @@ import pytest
 from tests.modules import module
 from upgrade_core.descriptors import ModuleDescriptor
 from upgrade_core.errors import ResolutionError
-from upgrade_core.resolution import Decision, Verb, Wanted, resolve, upgrades
+from upgrade_core.resolution import Decision, Verb, Wanted, resolve, upgrades, visible
 
 MODULES = {
     "A1": module("moduleA-1.0.0", "int=1.0"),
     "A11": module("moduleA-1.1.0", "int=1.1"),
-    "A111": module("moduleA-1.1.1", "int=1.1"),
     "A2": module("moduleA-2.0.0", "int=2.0"),
     "B": module("moduleB-1.0.0", "int=1.0"),
-    "C": module("moduleC-1.0.0", "int=1.1"),
     "D1": module("moduleD-1.0.0", optional="int=1.0"),
-    "D11": module("moduleD-1.1.0", optional="int=1.1"),
     "D2": module("moduleD-2.0.0", optional="int=2.0"),
     "E1": module("moduleE-1.0.0", requires="int=1.0"),
     "E11": module("moduleE-1.1.0", requires="int=1.1"),
@@ -33,22 +30,11 @@ MODULES = {
     "S2": module("st-1.0.1", "int=2.0"),
     "O1": module("ot-1.0.0", requires="int=1.0"),
     "O2": module("ot-1.0.1", requires="int=2.0"),
-    "P1": module("prov-1.0.0", "i1=1.0"),
-    "P2": module("prov-1.0.1", "i1=2.0"),
     "inta": module("modA-1.0.0", "inta=1.0"),
-    "B32": module("modB-1.0.0", requires="inta=2.0"),
-    "C32": module("modC-1.0.0", requires="inta=2.0"),
     "A41": module("modA-1.0.0", "inta=1.0", "intb=1.0"),
     "B41": module("modB-1.0.0", "intb=1.0", "inta=1.0"),
-    "A42": module("modA-1.0.0", "inta=1.0", optional="intb=1.0"),
     "okapi": module("okapi-7.0.0", "okapi=1.0"),
-    "M45": module("modA-1.0.0", requires="okapi=1.0"),
-    "mux": module("mux-1.0.0", "myint=1.0"),
-    "mul1": module("mul1-1.0.0", "myint=1.0", kind="multiple"),
-    "mul2": module("mul2-1.0.0", "myint=1.0", kind="multiple"),
     "M51": module("mod-1.0.0", requires="unknown1=1.0,unknown2=1.0"),
-    "L1": module("level1-1.0.0", "l1=1.0"),
-    "L2": module("level2-1.0.0", "l2=1.0"),
 }
 
 
@@ -251,6 +237,25 @@ def test_a_module_that_only_moves_along_and_has_no_version_that_fits_goes() -> N
     assert Decision(action="disable", module="user-1.0.0") in found
 
 
+@pytest.mark.parametrize("older_fits", [True, False])
+def test_a_module_that_only_moves_along_does_not_take_a_version_that_brings_in_what_clashes(older_fits: bool) -> None:
+    enabled, catalogue = clashing(older_fits=older_fits)
+    newest = module("user-4.0.0", requires="i=2.0,k=1.0")
+    catalogue |= {
+        newest.id: newest,
+        "r-1.0.0": module("r-1.0.0", "k=1.0", "l=1.0"),
+        "s-1.0.0": module("s-1.0.0", "l=1.0", "j=2.0"),
+    }
+    found = resolve((Wanted(id="p-2.0.0"), Wanted(id="q-1.0.0")), enabled=enabled, catalogue=catalogue)
+    moved = Decision(action="enable", module="user-2.0.0", module_from="user-1.0.0")
+    gone = Decision(action="disable", module="user-1.0.0")
+    assert set(found) == {
+        Decision(action="enable", module="p-2.0.0", module_from="p-1.0.0"),
+        Decision(action="uptodate", module="q-1.0.0"),
+        moved if older_fits else gone,
+    }
+
+
 def test_a_module_that_was_asked_for_is_not_given_up() -> None:
     enabled, catalogue = clashing(older_fits=True)
     with pytest.raises(
@@ -371,6 +376,38 @@ def test_an_upgrade_asks_for_the_newest_of_every_enabled_product(
     assert upgrades(enabled, {text: module(text) for text in catalogue}) == tuple(Wanted(id=text) for text in wanted)
 
 
+VERSIONS = ("1.0.0", "1.1.0-SNAPSHOT.7", "1.1.10000105", "1.1.99", "2.10000105", "1.1.10000105-rc.1")
+
+
+@pytest.mark.parametrize(
+    ("pre_release", "npm_snapshot", "passing"),
+    [
+        ("true", "true", VERSIONS),
+        ("false", "true", ("1.0.0", "1.1.10000105", "1.1.99", "2.10000105")),
+        ("true", "false", ("1.0.0", "1.1.0-SNAPSHOT.7", "1.1.99", "2.10000105", "1.1.10000105-rc.1")),
+        ("false", "false", ("1.0.0", "1.1.99", "2.10000105")),
+        ("only", "true", ("1.1.0-SNAPSHOT.7", "1.1.10000105", "1.1.10000105-rc.1")),
+        ("only", "false", ("1.1.0-SNAPSHOT.7", "1.1.10000105-rc.1")),
+        ("true", "only", ("1.1.0-SNAPSHOT.7", "1.1.10000105", "1.1.10000105-rc.1")),
+        ("only", "only", ("1.1.0-SNAPSHOT.7", "1.1.10000105", "1.1.10000105-rc.1")),
+    ],
+)
+def test_snapshots_and_releases_pass_as_the_filters_say(pre_release: str, npm_snapshot: str, passing: tuple[str, ...]) -> None:
+    modules = {f"m-{version}": module(f"m-{version}") for version in VERSIONS}
+    found = visible(modules, pre_release=pre_release, npm_snapshot=npm_snapshot)
+    assert tuple(found) == tuple(f"m-{version}" for version in passing)
+
+
+def test_what_is_enabled_is_seen_whatever_the_filters_say() -> None:
+    """Okapi does not see an enabled snapshot then, and enables a release of its product beside it."""
+    modules = {each: module(each) for each in ("m-1.0.0", "m-1.1.0-SNAPSHOT.7", "n-1.0.0-SNAPSHOT.1")}
+    seen = visible(modules, pre_release="false", enabled=("m-1.1.0-SNAPSHOT.7",))
+    assert tuple(seen) == ("m-1.0.0", "m-1.1.0-SNAPSHOT.7")
+    assert resolve((Wanted(id="m-1.0.0"),), enabled=("m-1.1.0-SNAPSHOT.7",), catalogue=seen) == (
+        Decision(action="enable", module="m-1.0.0", module_from="m-1.1.0-SNAPSHOT.7"),
+    )
+
+
 def test_the_answer_does_not_depend_on_the_order_of_the_catalogue_or_of_what_is_enabled() -> None:
     keys = ("S1", "S2", "O1", "O2", "D2")
     wanted = (Wanted(id="ot"), Wanted(id="moduleD"), Wanted(id="st"))
@@ -408,14 +445,21 @@ def test_the_answer_does_not_depend_on_the_hash_seed() -> None:
         "from upgrade_core.descriptors import parse_descriptor\n"
         "from upgrade_core.resolution import Verb, Wanted, resolve\n"
         "from upgrade_core.plan import build_plan\n"
-        "def m(i, p=(), r=()):\n"
-        "    return parse_descriptor({'id': i, 'provides': [{'id': n, 'version': '1.0'} for n in p],\n"
-        "                             'requires': [{'id': n, 'version': '1.0'} for n in r]})\n"
+        "def m(i, p=(), r=(), v='1.0'):\n"
+        "    return parse_descriptor({'id': i, 'provides': [{'id': n, 'version': v.split()[0]} for n in p],\n"
+        "                             'requires': [{'id': n, 'version': v} for n in r]})\n"
         "every = [m('a-1.0.0', ['x', 'y']), m('b-1.0.0', ['z'], ['x', 'y']), m('c-1.0.0', [], ['z', 'x']), m('d-1.0.0')]\n"
         "catalogue = {d.id: d for d in every}\n"
         "wanted = tuple(Wanted(id=p) for p in 'dcba') + (Wanted(id='e', verb=Verb.DISABLE),)\n"
         "found = resolve(wanted, enabled=(), purgeable=frozenset(['e-1.0.0', 'e-1.0', 'f-1.0']), catalogue=catalogue)\n"
         "print(found, build_plan(found, enabled=(), data_versions={}, catalogue=catalogue))\n"
+        "old = [m('p-1.0.0', ['i', 'j', 'k'], v='1.0'), *(m(f'u{n}-1.0.0', [], ['i', 'j', 'k']) for n in range(5))]\n"
+        "new = [m('p-2.0.0', ['i', 'j', 'l'], v='2.0'), *(m(f'u{n}-2.0.0', [], ['i', 'j'], v='2.0') for n in range(4))]\n"
+        "more = [m('q-1.0.0', ['k'], ['l'], v='1.0 2.0')]\n"
+        "catalogue = {d.id: d for d in (*old, *new, *more)}\n"
+        "enabled = tuple(d.id for d in old)\n"
+        "found = resolve((Wanted(id='p'), Wanted(id='q')), enabled=enabled, catalogue=catalogue)\n"
+        "print(found, build_plan(found, enabled=enabled, data_versions={}, catalogue=catalogue))\n"
     )
     answers = {
         subprocess.run(

@@ -38,6 +38,7 @@ def build_plan(
     data_versions: Mapping[str, str],
     catalogue: Mapping[str, ModuleDescriptor],
     purge: bool = False,
+    named: frozenset[str] | None = None,
     undo: Undo | None = None,
     mode: Mode = Mode.SMALLEST,
     hops: bool = True,
@@ -50,6 +51,7 @@ def build_plan(
         data_versions: Product to the module id that the tenant's data is at.
         catalogue: All registered descriptors by id.
         purge: Whether disabling destroys the data (always asked for explicitly, requirement B4).
+        named: Products that a purge is for; what else goes is only disabled. None: whatever goes.
         undo: Undo mode that the request names, over the descriptors'.
         mode: How the changes are divided.
         hops: Whether a module may be taken through versions in between, each in a group of its own, where it does not accept the
@@ -59,25 +61,17 @@ def build_plan(
         ResolutionError: A module declares that it cannot be upgraded from the version the data is at, and no way leads there.
     """
     modules = catalogue if isinstance(catalogue, Catalogue) else Catalogue(catalogue)
-    draft = _Draft(enabled=enabled, data_versions=data_versions, modules=modules, purge=purge, undo=undo)
+    draft = _Draft(enabled=enabled, data_versions=data_versions, modules=modules, purge=purge, named=named, undo=undo)
     done = tuple(decision for decision in decisions if decision.action != "uptodate")
     routes = draft.routes(done)
     if reasons := [route.refusal(mode) for route in routes if not route.is_open(hops=hops and mode is Mode.SMALLEST)]:
         raise ResolutionError(tuple(reasons))
     divided = _divided(draft, done, routes, mode=mode)
-    described = [[touched_interfaces(change, describe=draft.describe) for change in group] for group in divided]
+    after = _connections(divided, draft)
     groups: list[Group] = []
-    for place, changes in enumerate(divided):
-        before = tuple(
-            group.key
-            for earlier, group in enumerate(groups)
-            if any(
-                _connected(one, other, faces, others)
-                for one, faces in zip(group.changes, described[earlier], strict=True)
-                for other, others in zip(changes, described[place], strict=True)
-            )
-        )
-        groups.append(Group(key=f"{place + 1}-{changes[0].product}", changes=changes, after=before))
+    for changes, before in zip(divided, after, strict=True):
+        earlier = tuple(groups[place].key for place in before)
+        groups.append(Group(key=f"{len(groups) + 1}-{changes[0].product}", changes=changes, after=earlier))
     digest = hashlib.sha256(
         json.dumps(
             [[asdict(group) for group in groups], sorted(enabled), sorted(data_versions.items())],
@@ -129,6 +123,7 @@ class _Draft:
         data_versions: Mapping[str, str],
         modules: Catalogue,
         purge: bool,
+        named: frozenset[str] | None,
         undo: Undo | None,
     ) -> None:
         self.enabled = enabled
@@ -136,6 +131,7 @@ class _Draft:
         self._data = self._bound | dict(data_versions)
         self._modules = modules
         self._purge = purge
+        self._named = named
         self._undo = undo
 
     def describe(self, module: str) -> ModuleDescriptor:
@@ -149,7 +145,7 @@ class _Draft:
             product, module = product_of(decision.module), decision.module
             at = data.get(product)
             if decision.action == "disable":
-                if self._purge:
+                if self._purges(product):
                     data.pop(product, None)
                 found.append(_Route(module=module, ways=((module,),)))
                 continue
@@ -169,7 +165,7 @@ class _Draft:
             product = product_of(decision.module)
             if decision.action == "disable":
                 found.append(self._leave(decision.module, bound=bound.pop(product, None), at=data.get(product)))
-                if self._purge:
+                if self._purges(product):
                     data.pop(product, None)
                 continue
             for module in way:
@@ -177,13 +173,18 @@ class _Draft:
                 bound[product] = data[product] = module
         return tuple(found)
 
+    def _purges(self, product: str) -> bool:
+        return self._purge and (self._named is None or product in self._named)
+
     def _leave(self, module: str, *, bound: str | None, at: str | None) -> Change:
+        product = product_of(module)
+        purges = self._purges(product)
         return Change(
-            kind=Kind.PURGE if self._purge else Kind.DISABLE,
-            product=product_of(module),
+            kind=Kind.PURGE if purges else Kind.DISABLE,
+            product=product,
             bound=bound,
             version_from=at or module,
-            undo=_undo_of_purge(self._undo, self._modules.get(module)) if self._purge else None,
+            undo=_undo_of_purge(self._undo, self._modules.get(module)) if purges else None,
         )
 
     def _go(self, module: str, *, bound: str | None, at: str | None) -> Change:
@@ -289,16 +290,28 @@ def _undo_of_purge(asked: Undo | None, descriptor: ModuleDescriptor | None) -> U
     return None if undo in (Undo.REVERSIBLE, Undo.COMPATIBLE) else undo
 
 
-_Touched = tuple[frozenset[str], frozenset[str]]
-
-
-def _connected(one: Change, other: Change, faces: _Touched, others: _Touched) -> bool:
-    """Whether two changes are of one product, or an interface connects any of their versions.
+def _connections(groups: tuple[tuple[Change, ...], ...], draft: _Draft) -> list[list[int]]:
+    """For each group the earlier ones that it waits for: of the same product, or an interface connects any of their versions.
 
     It does when one of them needs what the other provides, and when both provide it: then one takes it over.
     """
-    if one.product == other.product:
-        return True
-    provides, needs = faces
-    also, wants = others
-    return not (provides.isdisjoint(wants) and also.isdisjoint(needs) and provides.isdisjoint(also))
+    products: dict[str, set[int]] = {}
+    givers: dict[str, set[int]] = {}
+    users: dict[str, set[int]] = {}
+    found = []
+    for place, changes in enumerate(groups):
+        before: set[int] = set()
+        faces = [touched_interfaces(change, describe=draft.describe) for change in changes]
+        for change, (provides, needs) in zip(changes, faces, strict=True):
+            before.update(products.get(change.product, ()))
+            for interface in provides:
+                before.update(givers.get(interface, ()), users.get(interface, ()))
+            for interface in needs:
+                before.update(givers.get(interface, ()))
+        found.append(sorted(before))
+        for change, (provides, needs) in zip(changes, faces, strict=True):
+            products.setdefault(change.product, set()).add(place)
+            for table, interfaces in ((givers, provides), (users, needs)):
+                for interface in interfaces:
+                    table.setdefault(interface, set()).add(place)
+    return found

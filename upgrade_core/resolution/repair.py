@@ -10,14 +10,15 @@ Sticky is what the request names, and every module that a step brings in. **It e
 sticky, or brings in one of a product that was not sticky and now is. Nothing ever becomes less sticky, and what is not sticky is
 never added. So there are no more steps than modules enabled before plus products that come in, whatever the size of the cascade.
 
-A module that only moved to fit a provider must not fail what was asked for: if its new version, or what that one brought in,
-clashes in the end, the repair begins anew without that version, so that an older one is taken, or the module goes. Each beginning
-bars one version more, so this ends, too.
+A module that only moves to fit a provider must not fail what was asked for: no version is taken that is unfit for a sticky
+provider, and if a new version, or what that one brought in, clashes in the end, the repair begins anew without it, so that an
+older one is taken, or the module goes. Each beginning bars one version more, so this ends, too.
 
 Among several possible steps: kinds as above, then sticky requirers before others (what comes in may be what the others need),
 then interfaces and modules by id.
 """
 
+import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -33,6 +34,10 @@ class _Kind(IntEnum):
     SEVERAL = 1
     MISSING = 2
     UNFIT = 3
+
+
+_Rank = tuple[_Kind, bool, str]
+"""Kind, whether the requirer is not sticky, and interface id: what is lower is mended first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,24 +105,29 @@ class _Repair:
         """Products that moved to fit a provider, to the module id that was chosen."""
         self._because: dict[str, str] = {}
         """Products that were brought in, to the one that required it."""
-        self._troubles: dict[str, tuple[Trouble, ...]] = {}
+        self._troubles: dict[_Rank, list[Trouble]] = {}
+        self._ranks: dict[str, list[_Rank]] = {}
+        """Interface id to the ranks of its troubles."""
+        self._heap: list[_Rank] = []
         self._failures: list[_Failure] = []
         self._look(self.enabled.interfaces())
 
     def step(self) -> bool:
         """Mend one thing; False if nothing can be mended, and the reasons say why."""
         self._failures = []
-        found = [trouble for troubles in self._troubles.values() for trouble in troubles]
+        tried: list[_Rank] = []
         touched: dict[str, None] = {}
-        mended: tuple[_Kind, bool, str] | None = None
-        for trouble in sorted(found, key=lambda trouble: (*self._rank(trouble), trouble.module)):
-            rank = self._rank(trouble)
-            if mended is not None and rank != mended:
-                break
-            touched |= dict.fromkeys(self._mend(rank[0], trouble))
-            if touched and rank[:2] != (_Kind.MISSING, True):
-                break  # of a missing interface all requirers that are not sticky go, one after the other
-            mended = rank if touched else None
+        while self._heap and not touched:
+            rank = heapq.heappop(self._heap)
+            troubles = self._troubles.get(rank, ())
+            for trouble in troubles:
+                touched |= dict.fromkeys(self._mend(rank[0], trouble))
+                if touched and rank[:2] != (_Kind.MISSING, True):
+                    break  # of a missing interface all requirers that are not sticky go, one after the other
+            if troubles:
+                tried.append(rank)
+        for rank in tried:
+            heapq.heappush(self._heap, rank)
         self._look(touched)
         return bool(touched)
 
@@ -145,9 +155,6 @@ class _Repair:
 
     def _fail(self, *reasons: str, products: Iterable[str] = ()) -> None:
         self._failures.append(_Failure(reasons=reasons, products=tuple(map(product_of, products))))
-
-    def _rank(self, trouble: Trouble) -> tuple[_Kind, bool, str]:
-        return _kind(trouble), not self._is_sticky(trouble.module), trouble.interface
 
     def _mend(self, kind: _Kind, trouble: Trouble) -> Iterator[str]:
         match kind:
@@ -197,13 +204,24 @@ class _Repair:
         fitting = (
             module
             for module in self._catalogue.versions(requirer)
-            if module.id != trouble.module and module.id not in self._barred and _accepts(module, trouble.interface, trouble.have)
+            if module.id != trouble.module and module.id not in self._barred and self._may_take(module, trouble)
         )
         if (module := next(fitting, None)) is not None:
             self._moved[requirer] = module.id
             yield from self._bring(module)
         else:
             yield from self._disable(requirer)
+
+    def _may_take(self, module: ModuleDescriptor, trouble: Trouble) -> bool:
+        """Whether a version accepts the provider, and none of its needs is unfit for good: sticky providers stay."""
+        if not _accepts(module, trouble.interface, trouble.have):
+            return False
+        return all(
+            interface_satisfies(version, need.version)
+            for need in (*module.requires, *module.optional)
+            for product, version in self.enabled.offers(need.id)
+            if product in self._sticky
+        )
 
     def _in_the_way(self, module: ModuleDescriptor) -> str | None:
         """Id of the version that was asked for where the module would have to take its place."""
@@ -225,12 +243,17 @@ class _Repair:
         return bool(module) and product_of(module) in self._sticky
 
     def _look(self, interfaces: Iterable[str]) -> None:
+        """Rank the troubles of interfaces anew. A product that became sticky has touched all of its own."""
         for interface in interfaces:
-            found = self.enabled.troubles(interface)
-            if found:
-                self._troubles[interface] = found
-            else:
-                self._troubles.pop(interface, None)
+            for rank in self._ranks.pop(interface, ()):
+                del self._troubles[rank]
+            for trouble in self.enabled.troubles(interface):
+                rank = (_kind(trouble), not self._is_sticky(trouble.module), interface)
+                if rank not in self._troubles:
+                    self._troubles[rank] = []
+                    self._ranks.setdefault(interface, []).append(rank)
+                    heapq.heappush(self._heap, rank)
+                self._troubles[rank].append(trouble)
 
 
 def _kind(trouble: Trouble) -> _Kind:
