@@ -111,9 +111,10 @@ class Gateway:
         if self._metrics_port is not None:
             await self._metrics_port.open()
         await self._proxy.open()
+        await self._platform.membership.join()
         built_in = built_in_descriptor(our_version())
         await self._platform.registry.put_built_in(built_in["id"], BUILT_IN, pretty(built_in))
-        await self._platform.membership.join()
+        await self._platform.catch_up()
         await self._health.open()
         self.member = asyncio.create_task(self._platform.membership.run())
         self._outbox.start()
