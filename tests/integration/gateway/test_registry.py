@@ -2,12 +2,12 @@
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-FOLIO = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "folio"
+from tests.folio import FOLIO
+
 RELEASES = ("R1-2023-orchid", "R2-2023-poppy", "R1-2024-quesnelia")
 JSON = {"Content-Type": "application/json"}
 
