@@ -1,4 +1,4 @@
-"""`python -m bench`: starts a stack in a temporary folder, measures, prints the figures and keeps them as JSON."""
+"""`python -m bench`: measures, most of it on a stack in a temporary folder, prints the figures and keeps them as JSON."""
 
 import argparse
 import asyncio
@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
-from bench import held, proxy, recovery, start, tenants
+from bench import held, proxy, recovery, resolver, start, tenants
 from bench.figures import Figures
 from bench.memory import Memory
 from bench.progress import Progress
@@ -32,7 +32,8 @@ _PARTS = {
     "start": start.measure,
     "recovery": recovery.measure,
 }
-_CHOICES = (*_PARTS, "memory")
+_CHOICES = ("resolver", *_PARTS, "memory")
+"""`resolver` needs no stack."""
 _WIDE = 130
 """Columns where nobody says how many there are: a log."""
 
@@ -75,8 +76,12 @@ async def _measure(home: Path, progress: Progress, *, parts: Sequence[str], quic
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # the stack has to be stopped then too
-    progress.say(f"starting a stack in {home}")
     figures: list[Figures] = []
+    if "resolver" in parts:
+        figures += resolver.measure(progress, quick=quick)
+        if set(parts) == {"resolver"}:
+            return figures
+    progress.say(f"starting a stack in {home}")
     async with running(home, progress.say) as site:
         memory = Memory(site)
         memory.look("at its start")

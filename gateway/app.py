@@ -9,7 +9,9 @@ from aiohttp import hdrs, web
 
 from gateway.admin import routes
 from gateway.admin.http import NO_ROLE, ApiError, Call, Services, query_of, refusal
+from gateway.admin.info import our_version
 from gateway.aftermath import Aftermath
+from gateway.builtin import BUILT_IN, built_in_descriptor
 from gateway.credentials import NOBODY, Caller, Credentials
 from gateway.departure import Departure
 from gateway.health import Health
@@ -20,11 +22,12 @@ from gateway.metrics_port import MetricsPort
 from gateway.newest import Newest
 from gateway.notifiers import load_notifiers
 from gateway.observation import Observation, about
+from gateway.okapi_json import pretty
 from gateway.outbox import Outbox
 from gateway.pipelines import Pipelines
 from gateway.platform import Platform
 from gateway.problems import Problems
-from gateway.proxy import Proxy
+from gateway.proxy import NO_ROUTE, Proxy, tenant_of
 from gateway.replies import say_continue
 from gateway.resolving import Resolving
 from gateway.store import CredentialStore, DatabaseError
@@ -77,6 +80,7 @@ class Gateway:
         self._resolving = Resolving(platform=platform, jobs=self._jobs, pipelines=self._pipelines, problems=self._problems)
         self._newest = Newest(platform=platform, jobs=self._jobs, problems=self._problems)
         self._proxy = Proxy(platform=platform, holds=self._holds)
+        self._health = Health(pool=platform.table.pool, settings=settings, path_of=platform.table.health_path)
         self._services = Services(
             platform=platform,
             jobs=self._jobs,
@@ -84,9 +88,9 @@ class Gateway:
             secrets=secrets,
             problems=self._problems,
             resolving=self._resolving,
+            health=self._health,
         )
         self._departure = Departure(linger=settings.stop_linger, grace=settings.stop_grace)
-        self._health = Health(pool=platform.table.pool, settings=settings, path_of=platform.table.health_path)
         self._observation = Observation(access_log=settings.access_log, tracing=tracing)
         self._metrics_port = self._make_metrics_port(slot)
         self._server = web.Server(
@@ -108,6 +112,9 @@ class Gateway:
             await self._metrics_port.open()
         await self._proxy.open()
         await self._platform.membership.join()
+        built_in = built_in_descriptor(our_version())
+        await self._platform.registry.put_built_in(built_in["id"], BUILT_IN, pretty(built_in))
+        await self._platform.catch_up()
         await self._health.open()
         self.member = asyncio.create_task(self._platform.membership.run())
         self._outbox.start()
@@ -182,11 +189,14 @@ class Gateway:
         return await self._observation.proxied(request, self._proxy.handle)
 
     async def _admin(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
         try:
             handler, variables, caller = await self._admit(request)
             about(tenant=variables.get("tenant", ""), job=variables.get("job", ""))
             body = await self._read(request)
             await self._platform.look()
+            if _is_okapis(path):
+                self._check_tenant(request)
             call = Call(services=self._services, caller=caller, request=request, path=variables, body=body)
             return await _shielded(handler, call)
         except ApiError as error:
@@ -211,7 +221,7 @@ class Gateway:
         if caller is None and not is_own:
             raise ApiError(401, _NO_TOKEN, headers={hdrs.WWW_AUTHENTICATE: "Bearer"})
         if found is None:
-            raise ApiError(404, "No suitable module found for path and tenant")
+            raise ApiError(404, NO_ROUTE)
         handler, need, variables = found
         if not is_own and caller is not None and not need.allows(caller, query_of(request), variables):
             _log.info("%s has not the role for %s %s: it needs %s", caller.name, request.method, request.raw_path[:200], need)
@@ -219,6 +229,18 @@ class Gateway:
         if any("\x00" in value or len(value) > MAX_PATH_PART for value in variables.values()):
             raise ApiError(400, f"a part of the path holds a NUL character or more than {MAX_PATH_PART} characters")
         return handler, variables, caller or NOBODY
+
+    def _check_tenant(self, request: web.BaseRequest) -> None:
+        """Okapi's routes are part of its built-in module, which the tenant that calls must have.
+
+        Raises:
+            ApiError: 400 if there is no such tenant, 404 if it has not.
+        """
+        tenant, table = tenant_of(request), self._platform.table
+        if tenant not in table.tenants:
+            raise ApiError(400, f"No such Tenant {tenant}")
+        if BUILT_IN not in table.bindings.get(tenant, {}):
+            raise ApiError(404, NO_ROUTE)
 
     async def _read(self, request: web.BaseRequest) -> str:
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
@@ -237,6 +259,11 @@ class Gateway:
         if "\\u0000" in text or "\x00" in text:
             raise ApiError(400, "Failed to decode: the body holds a NUL character")
         return text
+
+
+def _is_okapis(path: str) -> bool:
+    """Whether a path is one of Okapi's own, not one that we added."""
+    return path.startswith(("/_/proxy/", "/_/discovery/", "/_/deployment/", "/_/env", "/_/version"))
 
 
 async def _shielded(handler: Callable[[Call], Awaitable[web.StreamResponse]], call: Call) -> web.StreamResponse:

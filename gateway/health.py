@@ -32,6 +32,7 @@ class Health:
         self._path_of = path_of
         self._tasks: dict[Instance, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(settings.health_parallel)
+        self._turns_asked = asyncio.Semaphore(settings.health_parallel)
         self._session: aiohttp.ClientSession | None = None
         self._chance = random.Random()  # noqa: S311 - spreads load, keeps no secret
         pool.on_known = self._begin
@@ -57,6 +58,19 @@ class Health:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    async def fault_at(self, url: str) -> str:
+        """Why nobody answers at an address; empty if anybody does, whatever the answer (Okapi's health of an instance)."""
+        if self._session is None:
+            return "the gateway is about to stop"
+        async with self._turns_asked:
+            try:
+                async with self._session.get(url, allow_redirects=False):
+                    return ""
+            except TimeoutError:
+                return f"no answer within {self._settings.health_timeout:g} s"
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                return str(error) or type(error).__name__
 
     def _begin(self, instance: Instance) -> None:
         if self._session is not None and instance not in self._tasks:

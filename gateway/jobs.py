@@ -18,8 +18,9 @@ from gateway.problems import Problems
 from gateway.store import STILL_HELD, JobRow
 from gateway_client import BeginAnswer, FinishRequest, InitReport, Notice
 from upgrade_core.descriptors import Undo
-from upgrade_core.plan import Plan, build_plan
-from upgrade_core.resolution import Decision, Verb, Wanted, resolve, upgrades
+from upgrade_core.ids import split_module_id
+from upgrade_core.plan import Mode, Plan, build_plan
+from upgrade_core.resolution import Catalogue, Decision, Verb, Wanted, resolve, upgrades, visible
 
 _PLAN = TypeAdapter(Plan)
 _log = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ class JobRequest:
         upgrade_all: Every enabled product to its newest version (requirement B7).
         parameters: Key and value pairs for tenant init (`tenantParameters`).
         deploy: None: deploy what has a launch descriptor and no instance.
-        single: Old-style binding call: an already enabled module is an error.
+        mend: Whether modules that are not named may be brought in, moved or disabled. Not for single bindings (Okapi), and not
+            for what nobody asked for.
         actor: Who asked.
         traceparent: The span in which they asked, for the run to continue; empty without tracing.
     """
@@ -54,6 +56,7 @@ class JobRequest:
     undo: str | None = None
     actor: str = ""
     traceparent: str = ""
+    mend: bool = True
 
 
 _REQUEST = TypeAdapter(JobRequest)
@@ -77,16 +80,10 @@ class Jobs:
             ResolutionError: It cannot be reached.
         """
         table = self._platform.table
-        catalogue = {
-            module: descriptor
-            for module, descriptor in table.modules.items()
-            if _passes(descriptor.module_id.version.is_pre_release, request.pre_release, request.npm_snapshot)
-            and _passes(descriptor.module_id.version.is_npm_snapshot, request.npm_snapshot, request.pre_release)
-        }
         enabled = table.enabled(tenant)
-        for module in enabled:
-            if module in table.modules:
-                catalogue.setdefault(module, table.modules[module])
+        catalogue = Catalogue(
+            visible(table.modules, pre_release=request.pre_release, npm_snapshot=request.npm_snapshot, enabled=enabled)
+        )
         purgeable: frozenset[str] = frozenset()
         if request.purge:
             purgeable = frozenset((await self._platform.registry.data_versions(tenant)).values())
@@ -102,6 +99,7 @@ class Jobs:
             reinstall=request.reinstall,
             purgeable=purgeable,
             check=request.dep_check,
+            mend=request.mend,
         )
 
     async def plan(self, tenant: str, request: JobRequest) -> tuple[tuple[Decision, ...], Plan]:
@@ -117,7 +115,10 @@ class Jobs:
             data_versions=await self._platform.registry.data_versions(tenant),
             catalogue=self._platform.table.modules,
             purge=request.purge,
+            named=frozenset(split_module_id(module)[0] for module, action in request.wanted if action == Verb.DISABLE),
             undo=Undo(request.undo) if request.undo else None,
+            mode=Mode.SMALLEST if request.dep_check else Mode.AS_GIVEN,
+            hops=False,  # the keys of a run's steps name a job and a product: a second upgrade would be taken for the first
         )
         return decisions, plan
 
@@ -298,10 +299,3 @@ def _progress(text: str) -> Any:
 
 def _notice(message: str, kind: str, code: str) -> dict[str, Any]:
     return {"message": message, "type": kind, "code": code, "parameters": []}
-
-
-def _passes(is_kind: bool, wanted: str, other: str) -> bool:
-    """Okapi's filter: plain releases pass unless either asks for `only`; kinds pass unless theirs says `false`."""
-    if is_kind:
-        return wanted != "false"
-    return wanted != "only" and (other != "only" or is_kind)

@@ -105,7 +105,8 @@ def instance_states(table: RoutingTable) -> dict[tuple[str, ...], float]:
         found[key] = found.get(key, 0) + 1
     for bound in table.bindings.values():
         for module in bound.values():
-            found.setdefault((module, "in_service"), 0)
+            if not table.runs_nowhere(module):
+                found.setdefault((module, "in_service"), 0)
     return found
 
 

@@ -84,7 +84,7 @@ class Newest:
                 why = f"job {job.id} ended as {job.outcome}; it is not tried again by itself"
                 await self._problems.report(newer_blocked(tenant, module, why=why))
                 return
-        request = JobRequest(wanted=((module, "enable"),), actor=ACTOR)
+        request = JobRequest(wanted=((module, "enable"),), actor=ACTOR, mend=False)
         try:
             decisions, _ = await self._jobs.plan(tenant, request)
         except UpliftError as error:

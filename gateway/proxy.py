@@ -58,6 +58,8 @@ _OVERLAY = "/_/overlay/"
 _SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _TRIES = 20
 """Instances tried for one request, the same again included, before it is told to come back."""
+NO_ROUTE = "No suitable module found for path and tenant"
+"""The text of a 404 where nothing of the tenant answers a path."""
 _log = logging.getLogger(__name__)
 
 
@@ -121,7 +123,7 @@ class Proxy:
                     return problem(404, "No such overlay")
                 tenant = overlay.row.tenant
         if tenant is None:
-            tenant = request.headers.get(_TENANT) or _tenant_of_token(request) or SUPERTENANT
+            tenant = tenant_of(request)
         if tenant not in self._table.tenants:
             return problem(400, f"No such Tenant {tenant}")
         return await self._through_link(request, tenant, target, overlay)
@@ -148,7 +150,7 @@ class Proxy:
                 table.match_overlay(tenant, inside, request.method, path) if inside else table.match(tenant, request.method, path)
             )
             if entry is None:
-                return problem(404, "No suitable module found for path and tenant")
+                return problem(404, NO_ROUTE)
             product, module = entry.product, entry.module
             routed(module, tenant)
             availability = table.availability(module)
@@ -463,6 +465,11 @@ def _fenced(tenant: str) -> Interruption:
     return Interruption(
         lifecycle="DELAY", service="the gateway", detail="this gateway lost its database; try again", tenant=tenant
     )
+
+
+def tenant_of(request: web.BaseRequest) -> str:
+    """The tenant that a request is made for, by its header or token; without either, the supertenant."""
+    return request.headers.get(_TENANT) or _tenant_of_token(request) or SUPERTENANT
 
 
 def _tenant_of_token(request: web.BaseRequest) -> str | None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from gateway.instances import Pool
 from gateway.links import Flow, Link, Place
+from gateway.listing import Listing
 from gateway.matching import Entry, Matcher
 from gateway.store import EVERY_TENANT, Changed, InstanceRow, OverlayRow, TenantRow, row_of
-from upgrade_core.descriptors import HEALTH, ModuleDescriptor, parse_descriptor
+from upgrade_core.descriptors import HEALTH, ModuleDescriptor
 from upgrade_core.protocol import Availability, Hold
 
 _MATCHERS_KEPT = 256
@@ -35,6 +36,7 @@ class RoutingTable:
         self.pool = Pool(ttl=ttl)
         self.modules: dict[str, ModuleDescriptor] = {}
         self.texts: dict[str, str] = {}
+        self.listing = Listing()
         self.tenants: dict[str, TenantRow] = {}
         self.bindings: dict[str, dict[str, str]] = {}
         self.instances: dict[str, list[InstanceRow]] = {}
@@ -112,13 +114,14 @@ class RoutingTable:
         """Know a registered module."""
         self._matchers.clear()
         self._by_tenant.clear()
-        self.modules[module] = parse_descriptor(json.loads(text))
+        self.modules[module] = self.listing.add(text).module
         self.texts[module] = text
 
     def remove_module(self, module: str) -> None:
         """Know it no more."""
         self.modules.pop(module, None)
         self.texts.pop(module, None)
+        self.listing.remove(module)
 
     def bind(self, tenant: str, product: str, module: str | None) -> None:
         """Route a tenant's product to a version, or nowhere."""
@@ -234,6 +237,11 @@ class RoutingTable:
     def availability(self, module: str) -> Availability:
         """Whether an instance of a version answers, as this replica sees it."""
         return self.pool.availability(module)
+
+    def runs_nowhere(self, module: str) -> bool:
+        """Whether nothing of a version is called over HTTP: a UI module, or the built-in one."""
+        known = self.modules.get(module)
+        return known is not None and not known.needs_instance
 
     def health_path(self, module: str) -> str:
         """Where an instance of a version says that it is well."""

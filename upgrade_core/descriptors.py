@@ -11,6 +11,7 @@ resolution and pipelines read. `metadata.uplift` carries what Uplift adds:
 ```
 """
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ _ENTRY_TYPES = frozenset(
         "system",
     }
 )  # fmt: skip
-_INTERFACE_TYPES = frozenset({"proxy", "system", "multiple"})
+INTERNAL = "internal"
+"""Type of an interface that only the gateway's own module may provide: who registers others refuses it."""
+_INTERFACE_TYPES = frozenset({"proxy", "system", "multiple", INTERNAL})
 HEALTH = "/admin/health"
 """Where modules of FOLIO say that they are well."""
 MAX_TEXT = 2_000
@@ -193,6 +196,11 @@ def parse_descriptor(wire: Mapping[str, Any]) -> ModuleDescriptor:
     )
 
 
+def bad_interface_type(kind: str, module_id: str) -> InvalidDescriptor:
+    """Okapi's refusal of a type of interface."""
+    return InvalidDescriptor(f"Bad interface type '{kind}' for module {module_id}")
+
+
 def parse_uplift(wire: Any) -> UpliftMetadata:
     """Read `metadata.uplift`; unknown members are refused, since a misspelt undo mode would cost data.
 
@@ -238,6 +246,7 @@ def parse_uplift(wire: Any) -> UpliftMetadata:
     )
 
 
+@functools.lru_cache(maxsize=4_096)
 def accepts_upgrade_from(specifier: str, version: str) -> bool:
     """Whether a range of `metadata.uplift.upgradeFrom` holds a version.
 
@@ -259,7 +268,7 @@ def _interface(wire: Mapping[str, Any], module_id: str) -> Interface:
     InterfaceVersion.parse(version.split()[0])
     kind = wire.get("interfaceType") or "proxy"
     if kind not in _INTERFACE_TYPES:
-        raise InvalidDescriptor(f"Bad interface type '{kind}' for module {module_id}")
+        raise bad_interface_type(kind, module_id)
     needs_permissions = kind != "system" and not wire["id"].startswith("_")
     return Interface(
         id=wire["id"],
@@ -362,6 +371,7 @@ def _path(value: Any, where: str) -> str:
 
 __all__ = [
     "HEALTH",
+    "INTERNAL",
     "Check",
     "Handler",
     "Interface",
@@ -373,6 +383,7 @@ __all__ = [
     "Undo",
     "UpliftMetadata",
     "accepts_upgrade_from",
+    "bad_interface_type",
     "parse_descriptor",
     "parse_uplift",
 ]

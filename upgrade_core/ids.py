@@ -6,6 +6,7 @@ Payloads and rows carry ids as plain text; the rules parse them here.
 import functools
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from upgrade_core.errors import InvalidId
 from upgrade_core.versions import ModuleVersion
@@ -30,6 +31,7 @@ class ModuleId:
     text: str
 
     @classmethod
+    @functools.lru_cache(maxsize=16_384)
     def parse(cls, text: str) -> "ModuleId":
         """Read a full module id.
 
@@ -42,7 +44,12 @@ class ModuleId:
         return cls(product, ModuleVersion.parse(version), text)
 
     def __lt__(self, other: "ModuleId") -> bool:
-        return (self.product, self.version, self.text) < (other.product, other.version, other.text)
+        return self.order_key < other.order_key
+
+    @property
+    def order_key(self) -> tuple[Any, ...]:
+        """Sorts as the ids do, by product and version; many are sorted faster by it."""
+        return (self.product, self.version.order_key, self.text)
 
     def __str__(self) -> str:
         return self.text

@@ -7,6 +7,7 @@ Modules use Okapi's variant of SemVer (any number of numeric components; metadat
 import functools
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from upgrade_core.errors import InvalidId
 
@@ -59,7 +60,9 @@ class ModuleVersion:
                 parts.append(int(part) if is_number else part)
         return cls(tuple(components), tuple(parts), metadata if plus else None)
 
-    def _key(self) -> tuple[object, ...]:
+    @property
+    def order_key(self) -> tuple[Any, ...]:
+        """Sorts as the versions do; many are sorted faster by it."""
         pre = tuple((0, part, "") if isinstance(part, int) else (1, 0, part) for part in self.pre_release)
         return (
             self.components,
@@ -68,13 +71,13 @@ class ModuleVersion:
         )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ModuleVersion) and self._key() == other._key()
+        return isinstance(other, ModuleVersion) and self.order_key == other.order_key
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(self.order_key)
 
     def __lt__(self, other: "ModuleVersion") -> bool:
-        return self._key() < other._key()
+        return self.order_key < other.order_key
 
     def __str__(self) -> str:
         text = ".".join(map(str, self.components))
@@ -118,6 +121,7 @@ class InterfaceVersion:
         return cls(int(major), int(minor), -1 if patch is None else int(patch))
 
 
+@functools.lru_cache(maxsize=65_536)
 def interface_satisfies(provided: str, required: str) -> bool:
     """Whether a provided interface version meets a requirement with blank-separated alternatives.
 

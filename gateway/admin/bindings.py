@@ -1,27 +1,27 @@
 """`…/tenants/{t}/modules`: the versions a tenant has enabled (requirement B5). Changes are jobs, answered when done."""
 
+from dataclasses import replace
 from urllib.parse import quote
 
 from aiohttp import web
 
+from gateway.admin.filters import select
 from gateway.admin.http import ApiError, Call, answer, json_text
-from gateway.admin.install import parse_options
-from gateway.admin.registry import brief
+from gateway.admin.install import check_kept, parse_options
 from gateway.admin.wire import ModuleIdWire
+from gateway.builtin import BUILT_IN
 from gateway.jobs import JobRequest, describe_failure
+from gateway.listing import Entry
+from gateway.okapi_json import pretty, pretty_list
 from upgrade_core.errors import UpliftError
-from upgrade_core.ids import product_of, split_module_id
+from upgrade_core.ids import SUPERTENANT, product_of, split_module_id
 
 
 async def get_all(call: Call) -> web.Response:
-    """The enabled modules: ids, or whole descriptors with `full=true` (Stripes reads those)."""
-    tenant, table = call.known_tenant(), call.platform.table
-    enabled = sorted(table.enabled(tenant), key=lambda module: table.modules[module].module_id)
-    if (wanted := call.query.get("filter")) is not None:
-        enabled = [module for module in enabled if module == wanted or product_of(module) == wanted]
-    if call.flag("full"):
-        return json_text("[" + ",\n".join(table.texts[module] for module in enabled) + "]")
-    return answer([{"id": brief(table.texts[module])["id"]} for module in enabled])
+    """The enabled modules: ids, or whole descriptors with `full=true` (Stripes reads those); filters as for all modules."""
+    full, enabled = call.flag("full"), entries_of(call, call.known_tenant())
+    found = select(call, sorted(enabled, key=lambda entry: entry.key))
+    return json_text(pretty_list([entry.text if full else pretty({"id": entry.module.id}) for entry in found]))
 
 
 async def get(call: Call) -> web.Response:
@@ -56,31 +56,34 @@ async def post_upgrade(call: Call) -> web.Response:
 
 
 async def delete(call: Call) -> web.Response:
-    """Disable a module; its data stays unless `purge=true` says otherwise (requirement B4)."""
+    """Disable a module; its data stays unless `purge=true` says otherwise (requirement B4). Not enabled: that is so already."""
     tenant, module = call.known_tenant(), call.path["module"]
-    if module not in call.platform.table.enabled(tenant):
+    if module in call.platform.table.enabled(tenant) or (call.flag("purge") and await _left_data(call, tenant, module)):
+        await _run(call, tenant, ((module, "disable"),))
+    elif module not in call.platform.table.modules:
         raise ApiError(404, module)
-    await _run(call, tenant, ((module, "disable"),))
     return answer()
 
 
 async def delete_all(call: Call) -> web.Response:
-    """Disable all modules of a tenant."""
+    """Disable all modules of a tenant; the supertenant keeps the built-in one, without which nobody could call here."""
     tenant = call.known_tenant()
-    enabled = call.platform.table.enabled(tenant)
+    kept = BUILT_IN if tenant == SUPERTENANT else None
+    enabled = [module for product, module in sorted(call.platform.table.bindings.get(tenant, {}).items()) if product != kept]
     if enabled:
         await _run(call, tenant, tuple((module, "disable") for module in enabled))
     return answer()
 
 
 async def _run(call: Call, tenant: str, wanted: tuple[tuple[str, str], ...]) -> None:
-    request: JobRequest = parse_options(call, wanted=wanted)
+    request: JobRequest = replace(parse_options(call, wanted=wanted), mend=False)
     if request.purge and any(action == "enable" for _, action in wanted):
         raise ApiError(400, "purge destroys data and goes with disabling only")
     try:
         decisions, _ = await call.services.jobs.plan(tenant, request)
     except UpliftError as error:
         raise ApiError(400, str(error)) from error
+    check_kept(tenant, decisions)
     row = await call.services.jobs.wait_ended(await call.services.jobs.create(tenant, request, decisions))
     if row is not None and row.status == "error":
         raise ApiError(*describe_failure(row))
@@ -94,9 +97,18 @@ def _known(call: Call, module: str) -> str:
     except UpliftError as error:
         raise ApiError(400, str(error)) from error
     if version is None:
-        found = [known.module_id for known in table.modules.values() if known.product == product]
-        if found:
-            return max(found).text
+        module = table.listing.newest(product) or module
     if module not in table.modules:
         raise ApiError(404, module)
     return module
+
+
+async def _left_data(call: Call, tenant: str, module: str) -> bool:
+    """Whether data of a module that is not enabled is there at this version."""
+    return module in (await call.platform.registry.data_versions(tenant)).values()
+
+
+def entries_of(call: Call, tenant: str) -> list[Entry]:
+    """The tenant's enabled modules, by id; not those that only a newer release of the gateway can read."""
+    table = call.platform.table
+    return [table.listing[module] for module in table.enabled(tenant) if module in table.listing]

@@ -40,4 +40,4 @@ async def delete(call: Call) -> web.Response:
 
 
 def _wire(name: str, value: str, description: str | None) -> dict[str, str]:
-    return {"name": name, "value": value} | ({"description": description} if description else {})
+    return {"name": name, "value": value} | ({} if description is None else {"description": description})

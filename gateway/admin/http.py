@@ -12,8 +12,10 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from gateway.credentials import Caller
+from gateway.health import Health
 from gateway.holds import Holds
 from gateway.jobs import Jobs
+from gateway.okapi_json import pretty
 from gateway.platform import Platform
 from gateway.problems import Problems
 from gateway.resolving import Resolving
@@ -60,6 +62,7 @@ class Services:
     secrets: CredentialStore
     problems: Problems
     resolving: Resolving
+    health: Health
 
 
 class Call:
@@ -205,12 +208,12 @@ def query_of(request: web.BaseRequest) -> dict[str, str]:
 
 
 def answer(value: Any = None, *, status: int | None = None, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A success: JSON, or 204 without a value."""
+    """A success: JSON as Okapi prints it, or 204 without a value."""
     if value is None:
         return web.Response(status=status or 204, headers=headers)
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", by_alias=True)
-    return web.Response(status=status or 200, text=json.dumps(value, indent=2), content_type="application/json", headers=headers)
+    return web.Response(status=status or 200, text=pretty(value), content_type="application/json", headers=headers)
 
 
 def json_text(text: str, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

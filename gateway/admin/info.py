@@ -7,10 +7,15 @@ from aiohttp import web
 from gateway.admin.http import Call, answer
 
 
+def our_version() -> str:
+    """The version of this release."""
+    return version_of("uplift-upgrades")
+
+
 async def version(call: Call) -> web.Response:
     """Our version, as text."""
     del call
-    return web.Response(text=version_of("uplift-upgrades"))
+    return web.Response(text=our_version())
 
 
 async def health(call: Call) -> web.Response:

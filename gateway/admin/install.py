@@ -8,11 +8,14 @@ from pydantic import TypeAdapter
 
 from gateway.admin.http import ApiError, Call, answer, caller_name
 from gateway.admin.wire import TenantModuleWire
+from gateway.builtin import BUILT_IN
 from gateway.jobs import JobRequest, describe_failure, lines
 from gateway.observation import traceparent
 from gateway.store import JobRow
 from upgrade_core.descriptors import Undo
 from upgrade_core.errors import UpliftError
+from upgrade_core.ids import SUPERTENANT, product_of
+from upgrade_core.resolution import Decision
 
 _LINES: TypeAdapter[list[TenantModuleWire]] = TypeAdapter(list[TenantModuleWire])
 OPTIONS = (
@@ -128,6 +131,17 @@ def parse_parameters(text: str) -> tuple[tuple[str, str | None], ...]:
     return tuple(pairs)
 
 
+def check_kept(tenant: str, decisions: tuple[Decision, ...]) -> None:
+    """Refuse to take the built-in module from the supertenant: nobody could call Okapi's routes any more.
+
+    Raises:
+        ApiError: 400.
+    """
+    for decision in decisions:
+        if tenant == SUPERTENANT and decision.action == "disable" and product_of(decision.module) == BUILT_IN:
+            raise ApiError(400, f"module {decision.module} is built in, the supertenant keeps it: nobody could call here without")
+
+
 async def _run(call: Call, tenant: str, request: JobRequest) -> web.Response:
     if request.purge and any(action == "enable" for _, action in request.wanted):
         raise ApiError(400, "purge destroys data and goes with action disable only; disable with purge first, then enable")
@@ -136,6 +150,7 @@ async def _run(call: Call, tenant: str, request: JobRequest) -> web.Response:
         decisions, plan = await call.services.jobs.plan(tenant, request)
     except UpliftError as error:
         raise ApiError(400, str(error)) from error
+    check_kept(tenant, decisions)
     expected = call.query.get("plan")
     if expected is not None and expected != plan.digest:
         raise ApiError(409, f"the world has moved: the plan is {plan.digest} now, not {expected}; simulate again")

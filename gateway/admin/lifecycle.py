@@ -28,7 +28,7 @@ async def signal(call: Call) -> web.Response:
         product = product_of(module)
     except UpliftError as error:
         raise ApiError(400, str(error)) from error
-    if not any(known.product == product for known in call.platform.table.modules.values()):
+    if not call.platform.table.listing.of(product):
         raise ApiError(404, f"{module}: no version of {product} is registered; POST /_/proxy/modules registers one")
     if wire.event == "UPDATE":
         return await _update(call, wire, product)
@@ -44,7 +44,8 @@ async def links(call: Call) -> web.Response:
     for link in call.platform.table.all_links():
         if wanted not in (None, link.tenant) and not link.every_tenant:
             continue
-        availability = call.platform.table.availability(link.module) if link.module else None
+        is_called = link.module and not call.platform.table.runs_nowhere(link.module)
+        availability = call.platform.table.availability(link.module) if link.module and is_called else None
         is_up = availability in (None, Availability.UP)
         if link.hold is Hold.OPEN and is_up and not link.flow.in_flight and not link.waiters:
             continue

@@ -1,21 +1,26 @@
 """`/_/proxy/modules`: registering descriptors. A descriptor never changes once it is registered."""
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from gateway.admin.filters import candidates, dot, select
 from gateway.admin.http import ApiError, Call, answer, json_text
 from gateway.admin.wire import ModuleDescriptorWire
+from gateway.okapi_json import pretty, pretty_list
 from gateway.store import Conflict
-from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
+from upgrade_core.descriptors import INTERNAL, ModuleDescriptor, bad_interface_type, parse_descriptor
 from upgrade_core.errors import UpliftError
-from upgrade_core.ids import split_module_id
 from upgrade_core.problems import Providers
-from upgrade_core.versions import interface_satisfies
+from upgrade_core.resolution import visible
 
 _MANY: TypeAdapter[list[ModuleDescriptorWire]] = TypeAdapter(list[ModuleDescriptorWire])
+_IDS: TypeAdapter[list[str]] = TypeAdapter(list[str])
+_FREE = ("metadata", "uiDescriptor", "permissionSets", "schedule", "dockerArgs")
+"""Members of a descriptor whose form is not ours to know."""
 
 
 async def post(call: Call) -> web.Response:
@@ -23,7 +28,7 @@ async def post(call: Call) -> web.Response:
     call.json(ModuleDescriptorWire)
     wire = call.raw_json()
     await _register(call, [wire])
-    return json_text(call.platform.table.texts[wire["id"]], status=201, headers=call.location(wire["id"]))
+    return json_text(call.platform.table.listing[wire["id"]].text, status=201, headers=call.location(wire["id"]))
 
 
 async def post_many(call: Call) -> web.Response:
@@ -34,37 +39,23 @@ async def post_many(call: Call) -> web.Response:
 
 
 async def get_all(call: Call) -> web.Response:
-    """The registered modules, ascending by product and version."""
-    table = call.platform.table
-    full, pre_release, npm = call.flag("full"), call.choice("preRelease"), call.choice("npmSnapshot")
-    wanted_order = call.query.get("order", "desc" if "orderBy" in call.query else "asc")
-    if call.query.get("orderBy", "id") != "id":
-        raise ApiError(400, f"unknown orderBy field: {call.query['orderBy']}")
-    if wanted_order not in ("asc", "desc"):
-        raise ApiError(400, f"invalid order value: {wanted_order}")
-    latest = call.number("latest", 0, least=0, most=1_000_000)
-    found = sorted(
-        (module for module in table.modules.values() if _passes(module, call.query, pre_release, npm)),
-        key=lambda module: module.module_id,
-    )
-    if latest:
-        kept: dict[str, list[ModuleDescriptor]] = {}
-        for module in found:
-            kept.setdefault(module.product, []).append(module)
-        found = [module for product in kept.values() for module in product[-latest:]]
-    if wanted_order == "desc":
-        found.reverse()
-    if full:
-        return json_text("[" + ",\n".join(table.texts[module.id] for module in found) + "]")
-    return answer([brief(table.texts[module.id]) for module in found])
+    """The registered modules, ascending by product and version; `dot=true`: as a graph. The body may list ids to leave out."""
+    full, as_graph = call.flag("full"), call.flag("dot")
+    left_out = set(call.json(_IDS) if call.body.strip() else ())
+    found = select(call, candidates(call))
+    if left_out:
+        found = [entry for entry in found if entry.module.id not in left_out]
+    if as_graph:
+        return web.Response(text=dot(found))
+    return json_text(pretty_list([entry.text if full else entry.brief for entry in found]))
 
 
 async def get(call: Call) -> web.Response:
     """One descriptor, as it was sent."""
-    text = call.platform.table.texts.get(call.path["module"])
-    if text is None:
-        raise ApiError(404, call.path["module"])
-    return json_text(text)
+    listing, module = call.platform.table.listing, call.path["module"]
+    if module not in listing:
+        raise ApiError(404, module)
+    return json_text(listing[module].text)
 
 
 async def delete(call: Call) -> web.Response:
@@ -72,17 +63,14 @@ async def delete(call: Call) -> web.Response:
     module, table = call.path["module"], call.platform.table
     if module not in table.modules:
         raise ApiError(404, f"delete: module {module} does not exist")
-    users = sorted(tenant for tenant, bound in table.bindings.items() if module in bound.values())
+    product = table.modules[module].product
+    users = sorted(tenant for tenant, bound in table.bindings.items() if bound.get(product) == module)
     if users:
         raise ApiError(400, f"delete: module {module} is used by tenant {users[0]}")
     for job in await call.platform.jobs.open():
         if any(line["id"] == module or line.get("from") == module for line in job.modules):
             raise ApiError(409, f"delete: module {module} is used by job {job.id} of tenant {job.tenant}")
-    left = {key: value for key, value in table.modules.items() if key != module}
-    provided = {interface.id for interface in table.modules[module].provides if not interface.is_system}
-    providers = Providers(left.values(), system=True)
-    dependents = (other for other in left.values() if any(need.id in provided for need in other.requires))
-    faults = [unmet.text for other in dependents for unmet in providers.unmet(other)]
+    faults = _left_without(call, module)
     if faults:
         raise ApiError(400, f"delete: module {module}: " + "\n".join(faults))
     try:
@@ -94,33 +82,24 @@ async def delete(call: Call) -> web.Response:
     return answer()
 
 
-def brief(text: str) -> dict[str, Any]:
-    """A descriptor's line in a listing."""
-    wire = json.loads(text)
-    return {key: wire[key] for key in ("id", "name", "tags") if wire.get(key)}
-
-
 async def _register(call: Call, wires: list[dict[str, Any]]) -> None:
     check, pre_release, npm = call.flag("check", default=True), call.choice("preRelease"), call.choice("npmSnapshot")
     table = call.platform.table
     fresh: dict[str, tuple[ModuleDescriptor, str]] = {}
     for wire in wires:
-        try:
-            module = parse_descriptor(wire)
-        except UpliftError as error:
-            raise ApiError(400, str(error)) from error
+        said = _said(wire)
+        module = _parsed(said)
         call.check_product(module.id)
-        text = json.dumps(wire, ensure_ascii=False)
         known = table.texts.get(module.id) or (fresh[module.id][1] if module.id in fresh else None)
-        if known is not None and json.loads(known) != wire:
+        if known is not None and _said(json.loads(known)) != said:
             raise ApiError(400, f"create: module {module.id} already exists")
         if known is None:
-            fresh[module.id] = (module, text)
+            fresh[module.id] = (module, pretty(said))
     if check:
-        seen = {key: module for key, module in table.modules.items() if _visible(module, pre_release, npm)}
-        seen |= {key: module for key, (module, _) in fresh.items()}
-        providers = Providers(seen.values(), system=True)
-        faults = [unmet.text for module, _ in fresh.values() for unmet in providers.unmet(module)]
+        modules = [module for module, _ in fresh.values()]
+        seen = visible(_providers_for(call, modules), pre_release=pre_release, npm_snapshot=npm)
+        providers = Providers({**seen, **{module.id: module for module in modules}}.values(), system=True)
+        faults = [unmet.text for module in modules for unmet in providers.unmet(module)]
         if faults:
             raise ApiError(400, "\n".join(faults))
     try:
@@ -132,37 +111,47 @@ async def _register(call: Call, wires: list[dict[str, Any]]) -> None:
         call.services.problems.look.set()
 
 
-def _visible(module: ModuleDescriptor, pre_release: str, npm: str) -> bool:
-    version = module.module_id.version
-    if version.is_pre_release:
-        return pre_release != "false"
-    if version.is_npm_snapshot:
-        return npm != "false"
-    return "only" not in (pre_release, npm)
+def _left_without(call: Call, module: str) -> list[str]:
+    """What those who require an interface of a module would lack without it; what they lack anyway does not count."""
+    listing = call.platform.table.listing
+    provided = {interface.id for interface in listing[module].module.provides if not interface.is_system}
+    dependents = {key: other for interface in provided for key, other in listing.asking(interface).items() if key != module}
+    offers = {key: other for interface in provided for key, other in listing.offering(interface).items() if key != module}
+    providers = Providers(offers.values(), system=True)
+    return [
+        unmet.text for _, other in sorted(dependents.items()) for unmet in providers.unmet(other) if unmet.interface in provided
+    ]
 
 
-def _passes(module: ModuleDescriptor, query: dict[str, str], pre_release: str, npm: str) -> bool:
-    if not _visible(module, pre_release, npm):
-        return False
-    if (wanted := query.get("filter")) is not None:
-        try:
-            product, version = split_module_id(wanted)
-        except UpliftError as error:
-            raise ApiError(400, f"Bad value for parameter filter: {error}") from error
-        own_version = split_module_id(module.id)[1] or ""
-        if product != module.product:
-            return False
-        if version is not None and own_version != version and not own_version.startswith((version + ".", version + "-")):
-            return False
-    if "provide" in query and not any(_offers(module, *want.partition("=")[::2]) for want in query["provide"].split(",")):
-        return False
-    return "require" not in query or any(
-        need.id == name and (not version or need.version == version)
-        for name, _, version in (want.partition("=") for want in query["require"].split(","))
-        for need in module.requires
-    )
+def _providers_for(call: Call, modules: Iterable[ModuleDescriptor]) -> dict[str, ModuleDescriptor]:
+    """The registered modules that provide anything of what some modules require, by id."""
+    listing = call.platform.table.listing
+    needed = {need.id for module in modules for need in module.requires}
+    return {key: module for interface in sorted(needed) for key, module in listing.offering(interface).items()}
 
 
-def _offers(module: ModuleDescriptor, name: str, version: str) -> bool:
-    interface = module.interface(name)
-    return interface is not None and (not version or interface_satisfies(interface.version, version))
+def _parsed(wire: Mapping[str, Any]) -> ModuleDescriptor:
+    try:
+        module = parse_descriptor(wire)
+        for interface in module.provides:
+            if interface.type == INTERNAL:
+                raise bad_interface_type(INTERNAL, module.id)
+    except UpliftError as error:
+        raise ApiError(400, str(error)) from error
+    return module
+
+
+def _said(wire: Mapping[str, Any]) -> dict[str, Any]:
+    """A descriptor without members that say nothing, as Okapi keeps it; what is free in its form stays as it is."""
+    kept = {name: value if name in _FREE else _without_nulls(value) for name, value in wire.items() if value is not None}
+    if kept.get("replaces") == []:
+        del kept["replaces"]
+    return kept
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {name: item if name in _FREE else _without_nulls(item) for name, item in value.items() if item is not None}
+    return value

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from gateway.admin import (
     bindings,
+    deployment,
     discovery,
     environment,
     info,
@@ -79,8 +80,19 @@ ROUTES: tuple[tuple[str, str, Handler, Need], ...] = (
     ("GET", "/_/discovery/modules", discovery.get_all, _READ),
     ("GET", "/_/discovery/modules/{module}", discovery.get_module, _READ),
     ("GET", "/_/discovery/modules/{module}/{instance}", discovery.get, _READ),
+    ("DELETE", "/_/discovery/modules", discovery.delete_all, _REGISTER),
     ("DELETE", "/_/discovery/modules/{module}", discovery.delete_module, _REGISTER_MODULES),
     ("DELETE", "/_/discovery/modules/{module}/{instance}", discovery.delete, _REGISTER_MODULES),
+    ("GET", "/_/discovery/health", discovery.health, _READ),
+    ("GET", "/_/discovery/health/{module}", discovery.health_of_module, _READ),
+    ("GET", "/_/discovery/health/{module}/{instance}", discovery.health_of, _READ),
+    ("GET", "/_/discovery/nodes", discovery.nodes, _READ),
+    ("GET", "/_/discovery/nodes/{node}", discovery.node, _READ),
+    ("PUT", "/_/discovery/nodes/{node}", discovery.put_node, _REGISTER),
+    ("POST", "/_/deployment/modules", deployment.post, _REGISTER_MODULES),
+    ("GET", "/_/deployment/modules", deployment.get_all, _READ),
+    ("GET", "/_/deployment/modules/{instance}", deployment.get, _READ),
+    ("DELETE", "/_/deployment/modules/{instance}", deployment.delete, _REGISTER),
     # environment of instances
     ("POST", "/_/env", environment.post, _REGISTER),
     ("GET", "/_/env", environment.get_all, _READ_VALUES),

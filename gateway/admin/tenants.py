@@ -1,12 +1,13 @@
 """`/_/proxy/tenants` and what a tenant's modules provide."""
 
-import json
 import secrets
 
 from aiohttp import web
 
-from gateway.admin.http import ApiError, Call, answer
+from gateway.admin.bindings import entries_of
+from gateway.admin.http import ApiError, Call, answer, json_text
 from gateway.admin.wire import TenantWire
+from gateway.okapi_json import pretty_list
 from gateway.store import Conflict, TenantRow
 from upgrade_core.errors import InvalidId
 from upgrade_core.ids import SUPERTENANT, check_new_tenant_id, is_tenant_id
@@ -68,34 +69,32 @@ async def delete(call: Call) -> web.Response:
 
 
 async def interfaces(call: Call) -> web.Response:
-    """The interfaces that a tenant's modules provide."""
-    tenant, full, kind = call.known_tenant(), call.flag("full"), call.query.get("type")
-    table = call.platform.table
-    found = []
-    seen = set()
-    for module in table.enabled(tenant):
-        for wire in json.loads(table.texts[module]).get("provides") or ():
-            if kind is not None and (wire.get("interfaceType") or "proxy") != kind:
-                continue
-            if full:
-                found.append(wire)
-            elif wire["id"] not in seen:
-                seen.add(wire["id"])
-                found.append({"id": wire["id"], "version": wire["version"]})
-    return answer(found)
+    """The interfaces that a tenant's modules provide: each id once, or with `full=true` whole."""
+    entries, kind = entries_of(call, call.known_tenant()), call.query.get("type")
+    if call.flag("full"):
+        whole = [
+            text
+            for entry in entries
+            for interface, text in zip(entry.module.provides, entry.provided, strict=True)
+            if kind in (None, interface.type)
+        ]
+        return json_text(pretty_list(whole))
+    versions: dict[str, str] = {}
+    for entry in entries:
+        for interface in entry.module.provides:
+            if kind in (None, interface.type):
+                versions.setdefault(interface.id, interface.version)
+    return answer([{"id": interface, "version": version} for interface, version in versions.items()])
 
 
 async def interface(call: Call) -> web.Response:
     """The modules of a tenant that provide an interface."""
-    tenant, kind, table = call.known_tenant(), call.query.get("type"), call.platform.table
-    return answer(
-        [
-            {"id": module}
-            for module in table.enabled(tenant)
-            if (provided := table.modules[module].interface(call.path["interface"])) is not None
-            and (kind is None or provided.type == kind)
-        ]
-    )
+    kind, found = call.query.get("type"), []
+    for entry in entries_of(call, call.known_tenant()):
+        provided = entry.module.interface(call.path["interface"])
+        if provided is not None and kind in (None, provided.type):
+            found.append({"id": entry.module.id})
+    return answer(found)
 
 
 def _wire(tenant: TenantRow) -> dict[str, str]:

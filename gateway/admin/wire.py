@@ -137,6 +137,14 @@ class DeploymentWire(Strict):
     descriptor: LaunchWire | None = None
 
 
+class NodeWire(Strict):
+    """A node descriptor."""
+
+    nodeId: str | None = None  # noqa: N815
+    url: str | None = None
+    nodeName: str | None = None  # noqa: N815
+
+
 class EnvironmentWire(Strict):
     """An entry of `/_/env`."""
 

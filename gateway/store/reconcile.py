@@ -12,6 +12,7 @@ from upgrade_core.reconcile import Bound, Claim, Deployed, HeldLink, Intent, Led
 
 _MOST = 2_000  # rows of a kind; a run that finds so many is not the last one
 _HEARD_OF = 7 * 86_400.0  # seconds; a node that nobody hears of for a week, and that has no instances, is gone
+_ALIVE_FOR = 300.0  # seconds; a worker says every minute that it is there
 _SETTLED = (  # a job that has ended is opened again only to settle its holds
     "not exists (select 1 from jobs j where j.id = {job} and j.state <> 'ended')"
     " and not exists (select 1 from holds h where h.job = {job})"
@@ -49,6 +50,14 @@ class ReconcileStore:
         """A worker runs on a node."""
         async with self._database.connection() as connection:
             await connection.execute("insert into workers (node) values ($1) on conflict (node) do update set seen = now()", node)
+
+    async def living(self) -> list[str]:
+        """The nodes whose workers were heard of a moment ago, by name."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                "select node from workers where seen > now() - make_interval(secs => $1) order by node", _ALIVE_FOR
+            )
+        return [row["node"] for row in rows]
 
     async def give_back(self, *, module: str, job: str) -> bool:
         """Remove the claim of an ended job; False if it stands, since the job has not ended or left a hold."""

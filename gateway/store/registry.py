@@ -6,6 +6,10 @@ import asyncpg
 
 from gateway.store.database import Database
 from gateway.store.rows import TenantRow
+from upgrade_core.descriptors import INTERNAL
+from upgrade_core.ids import SUPERTENANT, ModuleId
+
+_BUILT_IN_LOCK = 0x55504C49_4654_0004
 
 
 class Conflict(Exception):
@@ -45,6 +49,37 @@ class RegistryStore:
                 await connection.execute("delete from modules where id = $1", module)
         except asyncpg.ForeignKeyViolationError as error:
             raise Conflict(f"delete: module {module} is used by {error.table_name}") from error
+
+    async def put_built_in(self, module: str, product: str, text: str) -> None:
+        """Have the gateway's own module registered, and enabled at this version or a higher one for those who have it.
+
+        The supertenant has it always. Where it is registered for the first time all tenants get it: those that are there already
+        could call the routes that it stands for. Nothing is written if it is all so.
+        """
+        version = ModuleId.parse(module)
+        async with self._database.transaction() as connection:
+            await connection.execute("select pg_advisory_xact_lock($1)", _BUILT_IN_LOCK)
+            known = await connection.fetchval(
+                "select exists (select 1 from modules where product = $1 and descriptor like $2)", product, f'%"{INTERNAL}"%'
+            )  # others of its product may be registered by clients, who cannot register that type of interface
+            await connection.execute(
+                "insert into modules (id, product, descriptor) values ($1, $2, $3) on conflict (id)"
+                " do update set descriptor = excluded.descriptor where modules.descriptor <> excluded.descriptor",
+                module, product, text,
+            )  # fmt: skip
+            bound = await connection.fetch("select tenant, module from bindings where product = $1", product)
+            behind = [row["tenant"] for row in bound if ModuleId.parse(row["module"]) < version]
+            await connection.execute(
+                "update bindings set module = $1 where product = $2 and tenant = any($3)", module, product, behind
+            )
+            await connection.execute(
+                "update data_versions set module = $1 where product = $2 and tenant = any($3)", module, product, behind
+            )
+            await connection.execute(
+                "insert into bindings (tenant, product, module) select id, $2, $1 from tenants where id = $3 or not $4"
+                " on conflict do nothing",
+                module, product, SUPERTENANT, known,
+            )  # fmt: skip
 
     async def add_tenant(self, tenant: TenantRow) -> bool:
         """Create a tenant; False if its id is taken."""

@@ -9,13 +9,11 @@ import pytest
 
 from gateway.admin.wire import ModuleDescriptorWire
 from gateway.matching import Matcher
+from tests.folio import FOLIO, RELEASES
 from upgrade_core.descriptors import parse_descriptor
 from upgrade_core.plan import Kind, build_plan
 from upgrade_core.resolution import Wanted, resolve
 from upgrade_core.tenant_init import Dialect, Purpose, dialect_of, init_call
-
-FOLIO = Path(__file__).parents[2].parent / "shared" / "data" / "folio"
-RELEASES = sorted(FOLIO.glob("R*.json"))
 
 pytestmark = pytest.mark.skipif(not RELEASES, reason=f"no descriptors of FOLIO releases in {FOLIO}")
 

@@ -105,7 +105,7 @@ def test_a_descriptor_is_read_whole() -> None:
             module(optional=[INTERFACE | {"handlers": [HANDLER]}]),
             "No handlers allowed in 'optional' section for module mod-1.0.0",
         ),
-        (handled("internal"), "Bad interface type 'internal' for module mod-1.0.0"),
+        (handled("other"), "Bad interface type 'other' for module mod-1.0.0"),
         (handled(pathPattern=None), "Bad routing entry, needs a pathPattern or at least a path"),
         (handled(pathPattern="/a?b"), "Invalid character ? for pathPattern"),
         (handled(pathPattern="/{a"), "Missing }-character for {}-construct in pathPattern"),

@@ -1,60 +1,15 @@
 """In which steps decisions are carried out, and what names a plan."""
 
-from collections.abc import Mapping
-
 import pytest
 
-from upgrade_core.descriptors import Interface, ModuleDescriptor, Requirement, Undo, UpliftMetadata
+from tests.modules import module
+from tests.plans import CATALOGUE, changes, disable, enable, plan
+from upgrade_core.descriptors import ModuleDescriptor, Undo
 from upgrade_core.errors import ResolutionError
-from upgrade_core.ids import product_of
-from upgrade_core.plan import STEPS, UNDO_OF, Change, Group, Kind, Plan, Step, UndoStep, build_plan, change_kind
+from upgrade_core.plan import STEPS, UNDO_OF, Change, Group, Kind, Step, UndoStep, change_kind
 from upgrade_core.resolution import Decision
 
-
-def module(
-    module_id: str,
-    *,
-    provides: tuple[str, ...] = (),
-    requires: tuple[str, ...] = (),
-    optional: tuple[str, ...] = (),
-    undo: Undo | None = None,
-    upgrade_from: str = "",
-) -> ModuleDescriptor:
-    return ModuleDescriptor(
-        id=module_id,
-        product=product_of(module_id),
-        provides=tuple(Interface(id=name, version="1.0") for name in provides),
-        requires=tuple(Requirement(id=name, version="1.0") for name in requires),
-        optional=tuple(Requirement(id=name, version="1.0") for name in optional),
-        uplift=UpliftMetadata(undo=undo, upgrade_from=upgrade_from),
-    )
-
-
-CATALOGUE = {text: module(text) for text in ("m-1.0.0", "m-2.0.0", "n-1.0.0")}
 M1, M2, N1 = CATALOGUE
-
-
-def enable(module_id: str) -> Decision:
-    return Decision(action="enable", module=module_id)
-
-
-def disable(module_id: str) -> Decision:
-    return Decision(action="disable", module=module_id)
-
-
-def plan(
-    *decisions: Decision,
-    enabled: tuple[str, ...] = (),
-    data: Mapping[str, str] | None = None,
-    catalogue: Mapping[str, ModuleDescriptor] = CATALOGUE,
-    purge: bool = False,
-    undo: Undo | None = None,
-) -> Plan:
-    return build_plan(decisions, enabled=enabled, data_versions=data or {}, catalogue=catalogue, purge=purge, undo=undo)
-
-
-def changes(found: Plan) -> list[Change]:
-    return [change for group in found.groups for change in group.changes]
 
 
 @pytest.mark.parametrize(
@@ -134,8 +89,14 @@ def test_a_version_that_a_module_cannot_be_upgraded_from_is_refused_with_all_oth
     with pytest.raises(ResolutionError) as caught:
         plan(enable("a-3.0.0"), enable("b-3.0.0"), enabled=("a-1.0.0", "b-1.5.0"), catalogue=catalogue)
     assert caught.value.reasons == (
-        "Module a-3.0.0 cannot be upgraded from a-1.0.0: it accepts >=2.0",
-        "Module b-3.0.0 cannot be upgraded from b-1.5.0: it accepts >=2.0",
+        (
+            "Module a-3.0.0 cannot be upgraded from a-1.0.0: it accepts >=2.0;"
+            " needed is a version of a in between that it accepts and that accepts 1.0.0"
+        ),
+        (
+            "Module b-3.0.0 cannot be upgraded from b-1.5.0: it accepts >=2.0;"
+            " needed is a version of b in between that it accepts and that accepts 1.5.0"
+        ),
     )
 
 
@@ -150,42 +111,6 @@ def test_the_version_of_the_data_is_the_one_that_must_be_accepted() -> None:
     catalogue = {"a-3.0.0": module("a-3.0.0", upgrade_from=">=2.0")}
     with pytest.raises(ResolutionError, match=r"cannot be upgraded from a-1.0.0"):
         plan(enable("a-3.0.0"), enabled=("a-2.0.0",), data={"a": "a-1.0.0"}, catalogue=catalogue)
-
-
-CHAIN = {
-    found.id: found
-    for found in (
-        module("a-1.0.0", provides=("x",)),
-        module("a-2.0.0", provides=("y",)),
-        module("b-1.0.0", requires=("x",)),
-        module("b-2.0.0", requires=("x",)),
-        module("c-1.0.0", optional=("y",)),
-        module("d-1.0.0", provides=("z",)),
-        module("e-1.0.0", requires=("_tenant",), provides=("_tenant",)),
-        module("f-1.0.0", requires=("_tenant",), provides=("_tenant",)),
-    )
-}
-
-
-@pytest.mark.parametrize(
-    ("decisions", "enabled", "after"),
-    [
-        ((enable("a-1.0.0"), enable("b-1.0.0"), enable("d-1.0.0")), (), ((), ("1-a",), ())),
-        ((enable("b-1.0.0"), enable("a-1.0.0")), (), ((), ("1-b",))),
-        ((enable("a-2.0.0"), enable("c-1.0.0")), (), ((), ("1-a",))),
-        ((enable("a-2.0.0"), enable("b-1.0.0")), (), ((), ())),
-        ((enable("a-2.0.0"), enable("b-2.0.0")), ("a-1.0.0", "b-1.0.0"), ((), ("1-a",))),
-        ((disable("b-1.0.0"), disable("a-1.0.0")), ("a-1.0.0", "b-1.0.0"), ((), ("1-b",))),
-        ((enable("e-1.0.0"), enable("f-1.0.0")), (), ((), ())),
-        ((disable("d-1.0.0"), enable("d-1.0.0")), ("d-1.0.0",), ((), ("1-d",))),
-        ((enable("a-1.0.0"), disable("d-1.0.0"), enable("b-1.0.0"), enable("b-2.0.0")), (), ((), (), ("1-a",), ("1-a", "3-b"))),
-    ],
-)
-def test_only_what_no_interface_connects_runs_side_by_side(
-    decisions: tuple[Decision, ...], enabled: tuple[str, ...], after: tuple[tuple[str, ...], ...]
-) -> None:
-    found = plan(*decisions, enabled=enabled, catalogue=CHAIN)
-    assert tuple(group.after for group in found.groups) == after
 
 
 def test_groups_are_named_by_their_place_and_product() -> None:

@@ -235,6 +235,11 @@ class Site:
         await job.switch(*modules)
         await job.finish()
 
+    async def built_in(self) -> str:
+        """Id of the built-in module."""
+        (found,) = (await self.http.get("/_/proxy/tenants/supertenant/modules?filter=okapi")).json()
+        return str(found["id"])
+
     async def links(self, tenant: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (await self.http.get("/_/lifecycle/links", params={"tenant": tenant})).json()
         return found

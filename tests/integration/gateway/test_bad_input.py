@@ -13,8 +13,10 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from gateway.admin.routes import ROUTES
+from gateway.admin.wire import DeploymentWire, EnvironmentWire, ModuleDescriptorWire, NodeWire, TenantWire
 
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 WITHOUT_BODY = {
@@ -59,6 +61,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/_/proxy/tenants/{tenant}/install"): [{"id": "ok-2.0.0", "action": "enable", "from": "ok-1.0.0"}],
     ("POST", "/_/proxy/tenants/{tenant}/upgrade"): [],
     ("POST", "/_/discovery/modules"): {"srvcId": "{module}", "instId": "{instance}", "url": "http://10.0.0.1:80"},
+    ("PUT", "/_/discovery/nodes/{node}"): {"nodeId": "{node}", "url": "http://10.0.0.1:80", "nodeName": "{node}"},
+    ("POST", "/_/deployment/modules"): {"srvcId": "{module}", "instId": "new", "descriptor": {"exec": "run %p"}},
     ("POST", "/_/env"): {"name": "E", "value": "v", "description": "d"},
     ("PUT", "/_/runs/{job}/phase"): {"phase": "copying", "subject": "ok-1.0.0", "stage": "invoke"},
     ("POST", "/_/runs/{job}/claims"): {"module": "{module}", "subject": "{module}"},
@@ -108,11 +112,13 @@ BODIES: dict[tuple[str, str], Any] = {
 }  # fmt: skip
 QUERIES: dict[tuple[str, str], tuple[str, ...]] = {
     ("GET", "/_/proxy/modules"): (
-        "full", "latest", "orderBy", "order", "preRelease", "npmSnapshot", "filter", "provide", "require",
+        "full", "latest", "orderBy", "order", "preRelease", "npmSnapshot", "filter", "provide", "require", "scope", "dot",
     ),
     ("POST", "/_/proxy/modules"): ("check", "preRelease", "npmSnapshot"),
     ("POST", "/_/proxy/import/modules"): ("check", "preRelease", "npmSnapshot"),
-    ("GET", "/_/proxy/tenants/{tenant}/modules"): ("full", "filter"),
+    ("GET", "/_/proxy/tenants/{tenant}/modules"): (
+        "full", "latest", "orderBy", "order", "preRelease", "npmSnapshot", "filter", "provide", "require", "scope",
+    ),
     ("GET", "/_/proxy/tenants/{tenant}/interfaces"): ("full", "type"),
     ("GET", "/_/proxy/tenants/{tenant}/interfaces/{interface}"): ("type",),
     ("POST", "/_/proxy/tenants/{tenant}/install"): (
@@ -290,6 +296,102 @@ async def test_a_bad_parameter_is_named(target: Target, spot: tuple[tuple[str, s
         assert name in found.text, found.text
 
 
+def fits(schema: dict[str, Any], definitions: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Values of a JSON schema, with some junk among them."""
+    if "$ref" in schema:
+        return fits(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions)
+    if "anyOf" in schema:
+        return st.one_of([fits(each, definitions) for each in schema["anyOf"]])
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    match schema.get("type"):
+        case "object" if "properties" in schema:
+            members = {name: fits(each, definitions) | SCALARS for name, each in schema["properties"].items()}
+            needed = set(schema.get("required", ()))
+            optional = {name: each for name, each in members.items() if name not in needed}
+            return st.fixed_dictionaries({name: members[name] for name in needed}, optional=optional)
+        case "array":
+            return st.lists(fits(schema.get("items", {}), definitions), max_size=2)
+        case "string":
+            return TEXTS
+        case "integer":
+            return st.integers(-1, 5)
+        case "boolean":
+            return st.booleans()
+        case "null":
+            return st.none()
+        case _:
+            return ANY_JSON
+
+
+TEXTS = st.text(max_size=5) | st.sampled_from(
+    [
+        "ok-1.0.0",
+        "ok-3.0.0+x",
+        "new-1.0.0-a.1",
+        "ok",
+        "1.0",
+        "1.0 2.0",
+        "2.0.1",
+        "i",
+        "_tenant",
+        "system",
+        "internal",
+        "auth",
+        "/x/{id}",
+        "GET",
+        "*",
+    ]
+)
+OKAPIS: dict[tuple[str, str], tuple[type[BaseModel], bool]] = {
+    ("POST", "/_/proxy/modules?check=false"): (ModuleDescriptorWire, False),
+    ("POST", "/_/proxy/import/modules"): (ModuleDescriptorWire, True),
+    ("POST", "/_/proxy/tenants"): (TenantWire, False),
+    ("PUT", "/_/proxy/tenants/{tenant}"): (TenantWire, False),
+    ("POST", "/_/discovery/modules"): (DeploymentWire, False),
+    ("PUT", "/_/discovery/nodes/{node}"): (NodeWire, False),
+    ("POST", "/_/deployment/modules"): (DeploymentWire, False),
+    ("POST", "/_/env"): (EnvironmentWire, False),
+}
+"""Bodies of Okapi's routes: what they hold, and whether it is a list."""
+SCHEMAS = {wire: wire.model_json_schema() for wire, _ in OKAPIS.values()}
+FITTING = {wire: fits(schema, schema.get("$defs", {})) for wire, schema in SCHEMAS.items()}
+
+
+@EXAMPLES
+@given(route=st.sampled_from(sorted(OKAPIS)), data=st.data())
+async def test_bodies_of_the_right_form_are_taken_or_refused(target: Target, route: tuple[str, str], data: st.DataObject) -> None:
+    wire, many = OKAPIS[route]
+    body = data.draw(st.lists(FITTING[wire], max_size=3) if many else FITTING[wire])
+    found = await target.send(route[0], target.path(route[1]), json.dumps(body).encode())
+    if found.status_code in (200, 201) and route[0] == "POST":
+        there = await target.http.get(found.headers["Location"])
+        assert (there.status_code, there.json()) == (200, found.json())
+
+
+LISTINGS = sorted(route for route in QUERIES if route[0] == "GET" and route[1].startswith("/_/proxy"))
+PARAMETERS = sorted({name for route in LISTINGS for name in QUERIES[route]})
+
+
+@EXAMPLES
+@given(
+    route=st.sampled_from(LISTINGS),
+    query=st.dictionaries(
+        st.sampled_from(PARAMETERS),
+        st.sampled_from(["true", "false", "only", "id", "asc", "desc", "1", "ok", "ok-1", "ok=1.0,i", ",=,", "=", "proxy"])
+        | TEXTS,
+        max_size=5,
+    ),
+)
+async def test_any_parameters_together_are_taken_or_refused(
+    target: Target, route: tuple[str, str], query: dict[str, str]
+) -> None:
+    text = "&".join(f"{name}={quote(value.encode(errors='replace'), safe='')}" for name, value in query.items())
+    found = await target.send(route[0], f"{target.path(route[1])}?{text}")
+    if found.status_code == 200 and query.get("dot") != "true":
+        assert isinstance(found.json(), list)
+
+
 ROUTES_WITH_VARIABLES = [
     (method, template, name.strip("{}"))
     for method, template, *_ in ROUTES
@@ -353,7 +455,7 @@ async def test_a_body_that_is_too_large_is_refused_by_its_name(new_site: Any) ->
     site = await new_site(body_max=2048)
     found = await site.http.post("/_/proxy/modules", json={"id": "m-1.0.0", "name": "x" * 5000})
     assert (found.status_code, "gateway.body_max" in found.text) == (413, True)
-    assert (await site.http.get("/_/proxy/modules")).json() == []
+    assert (await site.http.get("/_/proxy/modules?filter=m")).json() == []
 
 
 async def test_a_body_in_another_encoding_is_refused(target: Target) -> None:

@@ -109,7 +109,7 @@ async def test_what_binding_calls_refuse(site: Any, name: Any, pair: tuple[str, 
         ("POST", f"{base}/{old}", {"id": other}, 400, f"{other} is no version of {product_of(old)}"),
         ("POST", f"{base}?purge=true", {"id": other}, 400, "purge"),
         ("POST", f"{base}?parallel=0", {"id": other}, 400, "parallel must be 1 or higher"),
-        ("DELETE", f"{base}/{new}", None, 404, new),
+        ("DELETE", f"{base}/nobody-1.0.0", None, 404, "nobody-1.0.0"),
         ("GET", f"{base}/{new}", None, 404, new),
     ):
         found = await site.http.request(method, path, json=wire)
@@ -438,15 +438,25 @@ async def test_a_request_with_a_plan_is_refused_when_the_world_has_moved(site: A
     assert (await site.http.post(f"{base}?async=true&plan={plan}", json=[{"id": new}])).status_code == 201
 
 
-async def test_a_requirement_that_nothing_meets_is_refused_and_one_that_is_met_orders(site: Any, name: Any) -> None:
+async def test_an_install_brings_in_what_is_required_and_a_single_binding_does_not(site: Any, name: Any) -> None:
+    """As with Okapi."""
     interface, provider, needs = name("i"), f"{name('p')}-1.0.0", f"{name('n')}-1.0.0"
     await site.register(provider, provides=[{"id": interface, "version": "1.0"}])
     await site.register(needs, requires=[{"id": interface, "version": "1.0"}])
-    base = f"/_/proxy/tenants/{await site.tenant()}/install?simulate=true"
-    found = await site.http.post(base, json=[{"id": needs}])
+    base = f"/_/proxy/tenants/{await site.tenant()}"
+    found = await site.http.post(f"{base}/modules", json={"id": needs})
     assert (found.status_code, found.text) == (400, f"interface {interface} required by module {needs} not found")
-    found = await site.http.post(base, json=[{"id": needs}, {"id": provider}])
-    assert found.json() == [{"id": provider, "action": "enable"}, {"id": needs, "action": "enable"}]
+    for wire in ([{"id": needs}], [{"id": needs}, {"id": provider}]):
+        found = await site.http.post(f"{base}/install?simulate=true", json=wire)
+        assert found.json() == [{"id": provider, "action": "enable"}, {"id": needs, "action": "enable"}]
+
+
+async def test_a_requirement_that_nothing_registered_meets_is_refused(site: Any, name: Any) -> None:
+    interface, needs = name("i"), f"{name('n')}-1.0.0"
+    wire = {"id": needs, "requires": [{"id": interface, "version": "1.0"}]}
+    assert (await site.http.post("/_/proxy/modules?check=false", json=wire)).status_code == 201
+    found = await site.http.post(f"/_/proxy/tenants/{await site.tenant()}/install", json=[{"id": needs}])
+    assert (found.status_code, found.text) == (400, f"interface {interface} required by module {needs} not found")
 
 
 async def test_disabling_never_purges_and_purging_is_asked_for(site: Any, pair: tuple[str, str]) -> None:

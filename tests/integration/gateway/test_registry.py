@@ -2,12 +2,12 @@
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-FOLIO = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "folio"
+from tests.folio import FOLIO
+
 RELEASES = ("R1-2023-orchid", "R2-2023-poppy", "R1-2024-quesnelia")
 JSON = {"Content-Type": "application/json"}
 
@@ -37,14 +37,14 @@ async def test_whole_folio_releases_register_and_come_back_unchanged(new_site: A
         sent |= {module["id"]: module for module in modules}
     assert len(sent) > 300
     listed = (await site.http.get("/_/proxy/modules?full=true")).json()
-    assert {module["id"]: module for module in listed} == sent
+    assert {module["id"]: module for module in listed if module.get("name") != "Okapi"} == sent
     for module in list(sent)[::25]:
         found = await site.http.get(f"/_/proxy/modules/{module}")
         assert (found.status_code, found.json()) == (200, sent[module])
     for release in RELEASES:
         again = json.loads((FOLIO / f"{release}.json").read_text())["modules"]
         assert (await site.http.post("/_/proxy/import/modules?check=false", json=again)).status_code == 204
-    assert len((await site.http.get("/_/proxy/modules")).json()) == len(sent)
+    assert len((await site.http.get("/_/proxy/modules")).json()) == len(sent) + 1
 
 
 async def test_a_registered_module_is_answered_with_its_place_and_itself(site: Any, name: Any) -> None:
@@ -211,7 +211,7 @@ async def family(site: Any, name: Any) -> str:
         ("", "1.9.0-SNAPSHOT.2 1.9.0 1.10.0 2.0.0 2.4.10000105 3.0.0"),
         ("&orderBy=id", "3.0.0 2.4.10000105 2.0.0 1.10.0 1.9.0 1.9.0-SNAPSHOT.2"),
         ("&orderBy=id&order=asc", "1.9.0-SNAPSHOT.2 1.9.0 1.10.0 2.0.0 2.4.10000105 3.0.0"),
-        ("&order=desc", "3.0.0 2.4.10000105 2.0.0 1.10.0 1.9.0 1.9.0-SNAPSHOT.2"),
+        ("&order=desc", "1.9.0-SNAPSHOT.2 1.9.0 1.10.0 2.0.0 2.4.10000105 3.0.0"),
         ("&latest=1", "3.0.0"),
         ("&latest=2", "2.4.10000105 3.0.0"),
         ("&preRelease=false", "1.9.0 1.10.0 2.0.0 2.4.10000105 3.0.0"),
@@ -258,7 +258,7 @@ async def test_a_listing_is_brief_unless_full(site: Any, family: str) -> None:
     [
         ("full=yes", "Bad boolean for parameter full: yes"),
         ("orderBy=name", "unknown orderBy field: name"),
-        ("order=up", "invalid order value: up"),
+        ("orderBy=id&order=up", "invalid order value: up"),
         ("latest=x", "latest"),
         ("latest=-1", "latest"),
         ("preRelease=maybe", 'Expected "true", "false", "only" or undefined/null for parameter preRelease, but got: maybe'),
@@ -307,6 +307,15 @@ async def test_a_module_that_others_need_is_not_deleted_unless_another_meets_the
     found = await site.http.delete(f"/_/proxy/modules/{offers[1]['id']}")
     assert found.status_code == 400
     assert found.text == f"delete: module {offers[1]['id']}: Missing dependency: {needs['id']} requires {interface}: 1.0"
+
+
+async def test_what_a_module_lacks_anyway_keeps_nobody_from_being_deleted(site: Any, name: Any) -> None:
+    interface = name("i")
+    offers = [wire(f"{name('m')}-1.0.0", provides=provides(interface, "1.0")) for _ in range(2)]
+    needs = wire(f"{name('m')}-1.0.0", requires=[*provides(interface, "1.0"), *provides("nobody", "1.0")])
+    for module in (*offers, needs):
+        assert (await site.http.post("/_/proxy/modules?check=false", json=module)).status_code == 201
+    assert (await site.http.delete(f"/_/proxy/modules/{offers[0]['id']}")).status_code == 204
 
 
 async def test_a_module_of_a_running_job_is_not_deleted(site: Any, name: Any) -> None:

@@ -145,7 +145,7 @@ class Driver:
         await self._until_tidy()
         await self._look(None)
         world = self.world
-        bound = [tuple(row) for row in await self._sql("select tenant, product, module from bindings")]
+        bound = [tuple(row) for row in await self._sql("select tenant, product, module from bindings where product <> 'okapi'")]
         tenants = {row["id"] for row in await self._sql("select id from tenants")}
         there, data = await self._data(bound)
         kept = {row["id"]: json.loads(row["job"]) for row in await self._sql("select id, to_jsonb(j) as job from jobs j")}
