@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
-from bench import held, proxy, recovery, resolver, start, tenants
+from bench import held, proxy, recovery, registry, resolver, start, tenants
 from bench.figures import Figures
 from bench.memory import Memory
 from bench.progress import Progress
@@ -31,6 +31,7 @@ _PARTS = {
     "held": held.measure,
     "start": start.measure,
     "recovery": recovery.measure,
+    "registry": registry.measure,
 }
 _CHOICES = ("resolver", *_PARTS, "memory")
 """`resolver` needs no stack."""
