@@ -21,7 +21,7 @@ LASTING = [
     for case in WRITES
     if case.name in ("gateway.update", "gateway.switch", "gateway.finish")
 ]
-QUICK = {"lease": 3.0, "lease_renew": 0.2, "database_timeout": 1.0}
+QUICK = {"lease": 8.0, "lease_renew": 0.2, "database_timeout": 4.0}
 
 
 @pytest.fixture(scope="module")

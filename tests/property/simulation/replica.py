@@ -88,6 +88,7 @@ class Replica:
         self.paused = self.cut = self.serves = False
         self.failed: BaseException | None = None
         self.wire: Wire | None = None
+        self.updates: list[asyncio.Task[None]] = []
         self.loop = SteppedLoop(world, offset=1_000.0 * len(world.replicas))
         self.database = Database(self)
         with self.loop.running():
@@ -147,14 +148,29 @@ class Replica:
             if hold in self.world.holds:
                 self.world.holds[hold].returned = True
 
-        return self.loop.create_task(work())
+        self.updates.append(self.loop.create_task(work()))
+        return self.updates[-1]
+
+    @property
+    def updating(self) -> bool:
+        """Whether an UPDATE here has not returned."""
+        return self.alive and not all(each.done() for each in self.updates)
+
+    def stop(self) -> None:
+        """It stands still."""
+        self.paused = True
+
+    def go_on(self) -> None:
+        """As if nothing had been."""
+        if self.paused:
+            self.world.lapse_if_late(self)
+        self.paused = False
 
     def end(self) -> None:
         """Killed: whatever it had sent goes on without it for a while."""
         if not self.alive:
             return
-        if self.paused:
-            self.world.lapse_if_late(self)
+        self.go_on()
         for arrival in self.world.arrivals:
             if arrival.asked.replica is self and not arrival.ended and arrival.cut_at is None:
                 arrival.cut_at = self.world.now
