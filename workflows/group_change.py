@@ -147,8 +147,9 @@ class GroupChange(HoldPoint):
 
     def _is_needed_by_others(self, change: Change) -> bool:
         """Whether others of the group may call a new version that has no tenant init, before it is switched to."""
+        others = (found for product, found in self._checked.items() if product != change.product)
         reached = change.version_to is not None and self._checked[change.product].needs_instance
-        return reached and len(self._request.group.changes) > 1 and workflow.patched(SEVERAL)
+        return reached and any(found.calls_init or found.verifies for found in others) and workflow.patched(SEVERAL)
 
     async def _acquire(self, change: Change) -> None:
         if not self._checked[change.product].needs_instance:

@@ -155,7 +155,7 @@ class TenantJob(HoldPoint):
             told = Told(message=text[:2_000], type=_inner_kind(error) or kind, code=outcome)
         if cancelled:
             self._errors = [error for error in self._errors if error.type != "Aborted"]
-            self._told_warnings.extend(_warnings_of(error))
+        self._told_warnings.extend(_warnings_of(error))
         if told not in self._errors:
             self._errors.append(told)
         self._outcomes.add(outcome)

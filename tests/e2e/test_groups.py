@@ -111,7 +111,7 @@ async def test_a_breaking_interface_moves_with_all_that_require_it_while_users_w
     await writer.check()
 
     assert ended["outcome"] == "done"
-    assert {(link["product"], link["state"]) for link in held} == {("mod-users", "HELD"), (one, "HELD"), (two, "HELD")}
+    assert {(link["product"], link["hold"]) for link in held} == {("mod-users", "HELD"), (one, "HELD"), (two, "HELD")}
     assert {line["stage"] for line in ended["modules"]} == {"done"}
     assert set(await stack.enabled(tenant)) == {USERS[1], f"{one}-2.0.0", f"{two}-2.0.0"}
     called = [stack.recorded(f"{each}-2.0.0", event="called", tenant=tenant) for each in (one, two)]

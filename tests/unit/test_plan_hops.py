@@ -67,10 +67,10 @@ def test_a_way_that_is_barred_is_refused_with_what_bars_it() -> None:
     )
 
 
-@pytest.mark.parametrize(("mode", "why"), [(Mode.SMALLEST, "first"), (Mode.ATOMIC, "before, since all at once is asked for")])
+@pytest.mark.parametrize(("mode", "why"), [(Mode.AS_GIVEN, "first"), (Mode.ATOMIC, "before, since all at once is asked for")])
 def test_where_no_version_in_between_may_be_taken_the_first_one_is_named(mode: Mode, why: str) -> None:
     with pytest.raises(ResolutionError, match=f"it accepts >=2.0; upgrade to a-2.0.0 {why}$"):
-        plan(enable("a-3.0.0"), enabled=("a-1.0.0",), catalogue=hopping(), mode=mode, hops=False)
+        plan(enable("a-3.0.0"), enabled=("a-1.0.0",), catalogue=hopping(), mode=mode)
 
 
 def test_a_way_is_sought_among_many_versions_that_lead_nowhere() -> None:

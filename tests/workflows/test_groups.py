@@ -8,7 +8,7 @@ import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
-from activities.signatures import Begun, ChangeRequest, Checked, CheckedChange, InitState, Verdict
+from activities.signatures import Begun, ChangeRequest, Checked, CheckedChange, InitState, UndoResult, Verdict
 from upgrade_core.known import MAX_WIRE, FactKind
 from upgrade_core.plan import Change, Group, Kind, Plan
 from upgrade_core.runs import GroupRequest, TenantJobRequest
@@ -136,6 +136,13 @@ async def test_an_abort_in_any_change_undoes_the_whole_group(
     assert (told.message, told.others_message) == ("aborted", "aborted")
 
 
+async def test_nothing_is_shown_where_nobody_looks(temporal: Client, script: Any, queue: str, new_id: str) -> None:
+    """Tenant init is not called for any of them, and there are no checks."""
+    script.answers["check"] = lambda _: Checked(calls_init=False)
+    await (await start(temporal, queue, new_id, CHANGES[:3])).result()
+    assert "show" not in script.calls
+
+
 async def test_the_line_of_the_change_that_failed_is_told_why_and_the_others_that_they_went_with_it(
     temporal: Client, script: Any, queue: str, new_id: str
 ) -> None:
@@ -198,6 +205,21 @@ async def test_each_warning_names_the_product_that_it_is_about(temporal: Client,
     (finished,) = script.requests["finish"]
     told = [(warning.code, warning.message) for warning in finished.warnings]
     assert told == [("l", "no copy"), ("p", "odd p"), ("d", "odd d"), ("l", "odd l"), ("x", "odd x")]
+
+
+async def test_warnings_of_a_group_that_was_undone_are_told(temporal: Client, script: Any, queue: str, new_id: str) -> None:
+    """Such as of a module that was trusted to have taken its migration back, since another one of the group failed."""
+    plan = Plan(digest="d", groups=(Group(key="1-p", changes=CHANGES),))
+    script.answers["begin"] = Begun(tenant="diku", plan=plan)
+    script.answers["verify"] = Verdict(failures=("no good",))
+    script.answers["undo_init"] = lambda request: UndoResult(warnings=(f"nobody verified {request.change.product}",))
+    request = TenantJobRequest(job=new_id, tenant="diku")
+    with pytest.raises(WorkflowFailureError):
+        await (await temporal.start_workflow(TenantJob.run, request, id=new_id, task_queue=queue)).result()
+
+    (finished,) = script.requests["finish"]
+    told = [(warning.code, warning.message) for warning in finished.warnings]
+    assert (finished.outcome, told) == ("rolled_back", [("d", "nobody verified d"), ("p", "nobody verified p")])
 
 
 async def test_the_second_change_of_a_product_has_keys_of_its_own(temporal: Client, script: Any, queue: str, new_id: str) -> None:

@@ -42,7 +42,6 @@ def build_plan(
     named: frozenset[str] | None = None,
     undo: Undo | None = None,
     mode: Mode = Mode.SMALLEST,
-    hops: bool = True,
 ) -> Plan:
     """The groups and changes of a set of decisions.
 
@@ -54,9 +53,8 @@ def build_plan(
         purge: Whether disabling destroys the data (always asked for explicitly, requirement B4).
         named: Products that a purge is for; what else goes is only disabled. None: whatever goes.
         undo: Undo mode that the request names, over the descriptors'.
-        mode: How the changes are divided.
-        hops: Whether a module may be taken through versions in between, each in a group of its own, where it does not accept the
-            version that the data is at.
+        mode: How the changes are divided. With the smallest groups a module that does not accept the version that the data is at
+            is taken through versions in between, each in a group of its own.
 
     Raises:
         ResolutionError: A module declares that it cannot be upgraded from the version the data is at, and no way leads there.
@@ -65,7 +63,7 @@ def build_plan(
     draft = _Draft(enabled=enabled, data_versions=data_versions, modules=modules, purge=purge, named=named, undo=undo)
     done = tuple(decision for decision in decisions if decision.action != "uptodate")
     routes = draft.routes(done)
-    if reasons := [route.refusal(mode) for route in routes if not route.is_open(hops=hops and mode is Mode.SMALLEST)]:
+    if reasons := [route.refusal(mode) for route in routes if not route.is_open(hops=mode is Mode.SMALLEST)]:
         raise ResolutionError(tuple(reasons))
     divided = _divided(draft, done, routes, mode=mode)
     after = _connections(divided, draft)
