@@ -26,7 +26,6 @@ def plan(
     purge: bool = False,
     undo: Undo | None = None,
     mode: Mode = Mode.SMALLEST,
-    hops: bool = True,
     named: frozenset[str] | None = None,
 ) -> Plan:
     return build_plan(
@@ -37,7 +36,6 @@ def plan(
         purge=purge,
         undo=undo,
         mode=mode,
-        hops=hops,
         named=named,
     )
 

@@ -47,7 +47,7 @@ async def begin(call: Call) -> web.Response:
 async def phase(call: Call) -> web.Response:
     """What the job is doing now, for people."""
     row, wire = await _job(call), call.json(PhaseWire)
-    told = any(line["id"] == wire.subject and line.get("message") for line in row.modules)
+    told = any(wire.subject in (line["id"], *line.get("via", ())) and line.get("message") for line in row.modules)
     message = None if told else wire.message or None
     await call.platform.jobs.update_module(row.id, wire.subject, phase=wire.phase, stage=wire.stage or None, message=message)
     return answer()

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -41,7 +42,6 @@ def build_plan(
     named: frozenset[str] | None = None,
     undo: Undo | None = None,
     mode: Mode = Mode.SMALLEST,
-    hops: bool = True,
 ) -> Plan:
     """The groups and changes of a set of decisions.
 
@@ -53,9 +53,8 @@ def build_plan(
         purge: Whether disabling destroys the data (always asked for explicitly, requirement B4).
         named: Products that a purge is for; what else goes is only disabled. None: whatever goes.
         undo: Undo mode that the request names, over the descriptors'.
-        mode: How the changes are divided.
-        hops: Whether a module may be taken through versions in between, each in a group of its own, where it does not accept the
-            version that the data is at.
+        mode: How the changes are divided. With the smallest groups a module that does not accept the version that the data is at
+            is taken through versions in between, each in a group of its own.
 
     Raises:
         ResolutionError: A module declares that it cannot be upgraded from the version the data is at, and no way leads there.
@@ -64,10 +63,11 @@ def build_plan(
     draft = _Draft(enabled=enabled, data_versions=data_versions, modules=modules, purge=purge, named=named, undo=undo)
     done = tuple(decision for decision in decisions if decision.action != "uptodate")
     routes = draft.routes(done)
-    if reasons := [route.refusal(mode) for route in routes if not route.is_open(hops=hops and mode is Mode.SMALLEST)]:
+    if reasons := [route.refusal(mode) for route in routes if not route.is_open(hops=mode is Mode.SMALLEST)]:
         raise ResolutionError(tuple(reasons))
     divided = _divided(draft, done, routes, mode=mode)
     after = _connections(divided, draft)
+    divided = _numbered(divided)
     groups: list[Group] = []
     for changes, before in zip(divided, after, strict=True):
         earlier = tuple(groups[place].key for place in before)
@@ -222,6 +222,16 @@ def _divided(
                 return _come_back(changes, stuck, modules=modules, draft=draft)
             reasons = reasons or _barred(routes, stuck, mode)
     raise ResolutionError(reasons)
+
+
+def _numbered(divided: tuple[tuple[Change, ...], ...]) -> tuple[tuple[Change, ...], ...]:
+    """The changes, each with its turn among those of its product."""
+    before: Counter[str] = Counter()
+    found = []
+    for changes in divided:
+        found.append(tuple(replace(change, turn=before[change.product]) for change in changes))
+        before.update(change.product for change in changes)
+    return tuple(found)
 
 
 def _choices(routes: list[_Route]) -> Iterator[tuple[tuple[str, ...], ...]]:
