@@ -101,7 +101,8 @@ async def open_holds(call: Call) -> web.Response:
         stood = await call.services.holds.open(job=row.id, tenant=row.tenant, request=wire, run=_run(call))
     except Conflict as error:
         raise ApiError(409, str(error)) from error
-    if row.run is None and any(move.bind for move in wire.moves):  # what a person had to settle says nothing of the others
+    switched = any(move.bind for move in wire.moves)
+    if switched and row.run is None and row.state != "ended":  # what a person had to settle says nothing of the others
         await call.services.jobs.plans.remember(job=row.id, plan=row.plan, group=wire.group, stood=stood)
     call.services.problems.look.set()
     return answer()
