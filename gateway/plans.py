@@ -10,9 +10,10 @@ from pydantic import TypeAdapter
 
 from gateway.platform import Platform
 from gateway.store import Conflict, DatabaseError, PlanRow
-from upgrade_core.descriptors import Undo
+from upgrade_core.decisions import planned_steps
+from upgrade_core.descriptors import ModuleDescriptor, Undo
 from upgrade_core.ids import hold_id, product_of
-from upgrade_core.plan import STEPS, Change, Group, Kind, Plan, World, differing, estimate, held_times, moved
+from upgrade_core.plan import Change, Group, Kind, Plan, World, differing, estimate, held_times, moved
 from upgrade_core.resolution import Decision
 
 _PLAN = TypeAdapter(Plan)
@@ -79,11 +80,13 @@ class Plans:
                 f"plan {digest} of tenant {tenant} is not known, or not any more, and the plan is {planned.plan.digest} now:"
                 " simulate again (dryRun=true), look at the plan, then name it"
             )
-        before = _PLAN.validate_python(row.plan)
         world = await self._moved(row, planned)
+        steps = differing(_PLAN.validate_python(row.plan), planned.plan)
         why = "the world has moved" if world else "the request is not the one of that plan"
-        clauses = [_listed(each) for each in (world, differing(before, planned.plan)) if each]
-        raise PlanMoved(f"{why}: the plan is {planned.plan.digest} now, not {digest}; simulate again. {'; '.join(clauses)}")
+        if not world and not steps:
+            why = "another release of the gateway made that plan"
+        clauses = "; ".join(_listed(each) for each in (world, steps) if each)
+        raise PlanMoved(f"{why}: the plan is {planned.plan.digest} now, not {digest}; simulate again. {clauses}".rstrip())
 
     async def _moved(self, row: PlanRow, planned: Planned) -> tuple[str, ...]:
         """What is other than when a plan was made; of the registry, where its products, the tenant's or today's are concerned."""
@@ -101,13 +104,14 @@ class Plans:
             ),
         )
 
-    async def describe(self, tenant: str, planned: Planned, *, deploy: bool | None) -> dict[str, Any]:
+    async def describe(self, tenant: str, planned: Planned, *, deploy: bool | None, invoke: str) -> dict[str, Any]:
         """A plan on the wire, for people (`dryRun=true`).
 
         Args:
             tenant: The tenant.
             planned: What was planned for it.
             deploy: Whether instances are to be started; None: where possible.
+            invoke: Of which modules tenant init is called: `true`, `false`, or an expression.
         """
         plan = planned.plan
         changes = [change for group in plan.groups for change in group.changes]
@@ -117,7 +121,7 @@ class Plans:
             {
                 "key": group.key,
                 "after": list(group.after),
-                "changes": [self._change(change, deploy=deploy) for change in group.changes],
+                "changes": [self._change(change, deploy=deploy, invoke=invoke) for change in group.changes],
                 "heldSeconds": _rounded(seconds),
             }
             for group, seconds in zip(plan.groups, found.groups, strict=True)
@@ -152,7 +156,7 @@ class Plans:
                 except DatabaseError as error:
                     _log.warning("what job %s held for is not remembered: %s", job, error)
 
-    def _change(self, change: Change, *, deploy: bool | None) -> dict[str, Any]:
+    def _change(self, change: Change, *, deploy: bool | None, invoke: str) -> dict[str, Any]:
         undo = None if change.kind is Kind.DISABLE else (change.undo or BY_CHECK)
         members: dict[str, Any] = {
             "kind": change.kind,
@@ -160,18 +164,21 @@ class Plans:
             "from": change.version_from,
             "bound": change.bound,
             "undo": undo,
-            "steps": list(STEPS[change.kind]),
+            "steps": list(planned_steps(change, describe=self._descriptor, invoke=invoke)),
             "instance": self._instance(change, deploy=deploy),
         }
         return {name: value for name, value in members.items() if value is not None}
 
+    def _descriptor(self, module: str) -> ModuleDescriptor:
+        """A bare one for what nobody registered any more."""
+        return self._platform.table.modules.get(module) or ModuleDescriptor(id=module, product=product_of(module))
+
     def _instance(self, change: Change, *, deploy: bool | None) -> str | None:
         """Where the instance comes from that a change needs: `running`, `deployed` or `awaited`; None: it needs none."""
-        table = self._platform.table
-        descriptor = table.modules.get(change.subject)
-        if change.kind is Kind.DISABLE or descriptor is None or not descriptor.needs_instance:
+        descriptor = self._descriptor(change.subject)
+        if change.kind is Kind.DISABLE or not descriptor.needs_instance:
             return None
-        if table.instances.get(change.subject):
+        if self._platform.table.instances.get(change.subject):
             return "running"
         launch = descriptor.launch
         return "deployed" if deploy is not False and launch is not None and launch.is_process else "awaited"

@@ -173,7 +173,11 @@ async def _run(call: Call, tenant: str, request: JobRequest) -> web.Response:
             await jobs.plans.check(tenant, request.plan, planned)
         if dry_run or simulate:
             await jobs.plans.keep(tenant, planned)
-            found = await jobs.plans.describe(tenant, planned, deploy=request.deploy) if dry_run else lines(decisions)
+            found = (
+                await jobs.plans.describe(tenant, planned, deploy=request.deploy, invoke=request.invoke)
+                if dry_run
+                else lines(decisions)
+            )
             return answer(found, headers={"X-Uplift-Plan": planned.plan.digest})
         job = await jobs.create(tenant, request, decisions)
         if request.plan is not None:
