@@ -57,10 +57,10 @@ class JobRequest:
     pre_release: str = "true"
     npm_snapshot: str = "true"
     undo: str | None = None
+    plan: str | None = None
     actor: str = ""
     traceparent: str = ""
     mend: bool = True
-    plan: str | None = None
 
 
 _REQUEST = TypeAdapter(JobRequest)
