@@ -187,8 +187,11 @@ class Holds:
         if Effect.TELL_ADMINISTRATOR in effects and bound:
             self._platform.drains.spawn(self._told(partial(self._problems.report, closed(module))))
 
-    async def open(self, *, job: str, tenant: str, request: OpenRequest, run: str = "") -> None:
+    async def open(self, *, job: str, tenant: str, request: OpenRequest, run: str = "") -> dict[str, float]:
         """RESUME, with the switch of the bindings where asked for; again is fine.
+
+        Returns:
+            The holds that were removed by it, and the seconds that they stood.
 
         Raises:
             Conflict: The run that asks was given up; nothing was changed.
@@ -200,11 +203,12 @@ class Holds:
         ]
         ids = [hold_id(job, request.group, move.product) for move in request.moves]
         messages = self._told_resumed(ids, None)
-        await platform.holds.open(
+        stood = await platform.holds.open(
             job=job, tenant=tenant, hold_ids=ids, moves=moves, stage=request.stage, messages=messages, run=run
         )
         platform.outbox.added.set()
         await platform.spread()
+        return stood
 
     async def lets_through(self, link: Link) -> bool:
         """Whether a part of old work, which another replica counts, may still reach the old version of a draining link.

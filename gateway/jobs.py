@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,13 +14,14 @@ from urllib.parse import quote
 from pydantic import TypeAdapter
 
 from gateway.observation import about
+from gateway.plans import Planned, Plans, touched
 from gateway.platform import Platform
 from gateway.problems import Problems
 from gateway.store import STILL_HELD, JobRow
 from gateway_client import BeginAnswer, FinishRequest, InitReport, Notice
 from upgrade_core.descriptors import Undo
 from upgrade_core.ids import split_module_id
-from upgrade_core.plan import Mode, Plan, build_plan
+from upgrade_core.plan import Mode, Plan, World, build_plan
 from upgrade_core.resolution import Catalogue, Decision, Verb, Wanted, resolve, upgrades, visible
 
 MODES = {"rolling": Mode.SMALLEST, "atomic": Mode.ATOMIC}
@@ -39,6 +41,7 @@ class JobRequest:
         deploy: None: deploy what has a launch descriptor and no instance.
         mend: Whether modules that are not named may be brought in, moved or disabled. Not for single bindings (Okapi), and not
             for what nobody asked for.
+        plan: Digest of the plan that alone may be executed; None: whatever the plan is when its turn has come.
         actor: Who asked.
         traceparent: The span in which they asked, for the run to continue; empty without tracing.
         mode: `rolling`: each group commits by itself; `atomic`: all in one.
@@ -57,6 +60,7 @@ class JobRequest:
     pre_release: str = "true"
     npm_snapshot: str = "true"
     undo: str | None = None
+    plan: str | None = None
     actor: str = ""
     traceparent: str = ""
     mend: bool = True
@@ -72,25 +76,22 @@ class Jobs:
     def __init__(self, platform: Platform, problems: Problems) -> None:
         self._platform = platform
         self._problems = problems
+        self.plans = Plans(platform)
         self._ended: dict[str, asyncio.Event] = {}
         self.waiting = asyncio.Event()
         """Set when there may be a job to start or to abort."""
         platform.on_job = self._told
 
-    async def decide(self, tenant: str, request: JobRequest) -> tuple[Decision, ...]:
-        """What a request means for the tenant as it is now.
+    def _decide(self, request: JobRequest, *, enabled: tuple[str, ...], data_versions: Mapping[str, str]) -> tuple[Decision, ...]:
+        """What a request means where these modules are enabled.
 
         Raises:
             ResolutionError: It cannot be reached.
         """
         table = self._platform.table
-        enabled = table.enabled(tenant)
         catalogue = Catalogue(
             visible(table.modules, pre_release=request.pre_release, npm_snapshot=request.npm_snapshot, enabled=enabled)
         )
-        purgeable: frozenset[str] = frozenset()
-        if request.purge:
-            purgeable = frozenset((await self._platform.registry.data_versions(tenant)).values())
         wanted = (
             upgrades(enabled, catalogue)
             if request.upgrade_all
@@ -101,35 +102,52 @@ class Jobs:
             enabled=enabled,
             catalogue=catalogue,
             reinstall=request.reinstall,
-            purgeable=purgeable,
+            purgeable=frozenset(data_versions.values()) if request.purge else frozenset(),
             check=request.dep_check,
             mend=request.mend,
         )
 
-    async def plan(self, tenant: str, request: JobRequest) -> tuple[tuple[Decision, ...], Plan]:
+    async def plan(self, tenant: str, request: JobRequest) -> Planned:
         """The decisions and the plan of a request for the tenant as it is now.
 
         Raises:
             ResolutionError: It cannot be reached.
         """
-        decisions = await self.decide(tenant, request)
+        data_versions = await self._platform.registry.data_versions(tenant)
+        enabled = self._platform.table.enabled(tenant)  # nothing is awaited from here on: both are made for one world
+        decisions = self._decide(request, enabled=enabled, data_versions=data_versions)
         plan = build_plan(
             decisions,
-            enabled=self._platform.table.enabled(tenant),
-            data_versions=await self._platform.registry.data_versions(tenant),
+            enabled=enabled,
+            data_versions=data_versions,
             catalogue=self._platform.table.modules,
             purge=request.purge,
             named=frozenset(split_module_id(module)[0] for module, action in request.wanted if action == Verb.DISABLE),
             undo=Undo(request.undo) if request.undo else None,
             mode=MODES[request.mode] if request.dep_check else Mode.AS_GIVEN,
         )
-        return decisions, plan
+        world = World.of(enabled=enabled, registered=touched(plan.groups), data_versions=data_versions)
+        return Planned(decisions=decisions, plan=plan, world=world)
 
-    async def create(self, tenant: str, request: JobRequest, decisions: tuple[Decision, ...]) -> str:
-        """Commit a job row; its run is started afterwards. Returns the job's id."""
+    async def create(self, tenant: str, request: JobRequest, decisions: tuple[Decision, ...], *, alone: bool = False) -> str:
+        """Commit a job row; its run is started afterwards. Returns the job's id.
+
+        Args:
+            tenant: The tenant.
+            request: What was asked for.
+            decisions: What it means now.
+            alone: Whether it is refused while another job of the tenant has not ended; else it waits for it.
+
+        Raises:
+            Conflict: Another job has not ended, or the tenant or a module was removed a moment ago.
+        """
         job = str(uuid.uuid4())
         await self._platform.jobs.add(
-            job=job, tenant=tenant, request=_REQUEST.dump_python(request, mode="json"), modules=lines(decisions)
+            job=job,
+            tenant=tenant,
+            request=_REQUEST.dump_python(request, mode="json"),
+            modules=lines(decisions),
+            alone=alone,
         )
         self.waiting.set()
         about(tenant=tenant, job=job)
@@ -142,14 +160,17 @@ class Jobs:
 
         Raises:
             ResolutionError: The world has moved and the request cannot be reached any more.
-            Conflict: The job has ended without a plan.
+            PlanMoved: The world has moved and the plan is not the one that the request names.
+            Conflict: The job has ended without a plan, or a module that it goes by was removed a moment ago.
         """
         request = _REQUEST.validate_python(row.request)
         fixed = row.plan
         if fixed is None:
-            decisions, plan = await self.plan(row.tenant, request)
-            modules = [dict(line, stage="pending") for line in with_ways(lines(decisions), plan)]
-            fixed = await self._platform.jobs.set_plan(row.id, json.loads(json.dumps(asdict(plan))), modules)
+            planned = await self.plan(row.tenant, request)
+            if request.plan is not None:
+                await self.plans.check(row.tenant, request.plan, planned)
+            modules = [dict(line, stage="pending") for line in with_ways(lines(planned.decisions), planned.plan)]
+            fixed = await self._platform.jobs.set_plan(row.id, json.loads(json.dumps(asdict(planned.plan))), modules)
         return BeginAnswer(
             tenant=row.tenant,
             plan=_PLAN.validate_python(fixed),
@@ -246,6 +267,7 @@ class Jobs:
             "status": row.status,
             "outcome": row.outcome,
             "phase": row.phase,
+            "plan": None if row.plan is None else row.plan["digest"],
             "errors": row.errors,
             "warnings": row.warnings,
             "heldSeconds": round(row.held_seconds + self._held_now(row), 3),

@@ -10,7 +10,7 @@ import logging
 from gateway.jobs import JobRequest, Jobs
 from gateway.platform import Platform
 from gateway.problems import Problems
-from gateway.store import DatabaseError
+from gateway.store import Conflict, DatabaseError
 from upgrade_core.errors import UpliftError
 from upgrade_core.problems import newer_blocked
 from upgrade_core.protocol import Effect, Routing, Signal, on_routing
@@ -86,9 +86,13 @@ class Newest:
                 return
         request = JobRequest(wanted=((module, "enable"),), actor=ACTOR, mend=False)
         try:
-            decisions, _ = await self._jobs.plan(tenant, request)
+            planned = await self._jobs.plan(tenant, request)
         except UpliftError as error:
             await self._problems.report(newer_blocked(tenant, module, why=str(error)))
             return
-        await self._jobs.create(tenant, request, decisions)
+        try:
+            await self._jobs.create(tenant, request, planned.decisions)
+        except Conflict as error:  # it was removed in the meantime
+            _log.info("tenant %s does not follow to %s: %s", tenant, module, error)
+            return
         await self._problems.resolve(newer_blocked(tenant, module, why="").key)

@@ -12,10 +12,12 @@ from gateway.store import (
     Changed,
     Database,
     DatabaseError,
+    HeldTimeStore,
     HoldStore,
     InstanceStore,
     JobStore,
     OutboxStore,
+    PlanStore,
     ProblemStore,
     ReconcileStore,
     RegistryStore,
@@ -56,6 +58,8 @@ class Platform:
         self.registry = RegistryStore(database)
         self.instances = InstanceStore(database)
         self.jobs = JobStore(database)
+        self.plans = PlanStore(database)
+        self.held_times = HeldTimeStore(database)
         self.runs = RunStore(database)
         self.holds = HoldStore(database)
         self.problems = ProblemStore(database)

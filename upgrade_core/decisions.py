@@ -7,13 +7,13 @@
 | anything else | nothing |
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from upgrade_core.descriptors import ModuleDescriptor
+from upgrade_core.descriptors import ModuleDescriptor, Undo
 from upgrade_core.ids import hold_id
-from upgrade_core.plan import Change, Group, Plan
+from upgrade_core.plan import STEPS, Change, Group, Kind, Plan, Step
 from upgrade_core.tenant_init import init_call, is_invoked, purpose_of
 
 
@@ -139,6 +139,31 @@ def calls_init(change: Change, asked: ModuleDescriptor, *, invoke: str) -> bool:
     """
     call = init_call(asked, purpose=purpose_of(change.kind), module_from=change.version_from, module_to=change.version_to)
     return call is not None and is_invoked(invoke, change.subject)
+
+
+def planned_steps(change: Change, *, describe: Callable[[str], ModuleDescriptor], invoke: str) -> tuple[Step, ...]:
+    """The steps of a change, without those for which the descriptors leave nothing to do.
+
+    Whether there is data to copy is only seen when the change begins: then `snapshot` may turn out to have nothing to do.
+
+    Args:
+        change: The change.
+        describe: Gives the descriptor of a module id.
+        invoke: The job's option, as of `calls_init`.
+    """
+    subject = describe(change.subject)
+    asked = change.version_to or change.bound or change.subject
+    if change.kind is Kind.DOWNGRADE and change.bound is not None and describe(change.bound).uplift.undo is Undo.REVERSIBLE:
+        asked = change.bound  # it knows the way back
+    calls = calls_init(change, describe(asked), invoke=invoke)
+    nothing_to_do = {
+        Step.ACQUIRE: not subject.needs_instance,
+        Step.SNAPSHOT: not calls or change.undo not in (None, Undo.SNAPSHOT),
+        Step.INIT: not calls,
+        Step.VERIFY: not (subject.uplift.checks or subject.uplift.data_version),
+        Step.WATCH: not subject.uplift.soak,
+    }
+    return tuple(step for step in STEPS[change.kind] if not nothing_to_do.get(step, False))
 
 
 def held_groups(plan: Plan, job: str, holds: Collection[str]) -> tuple[Group, ...]:

@@ -46,15 +46,32 @@ class GatewayApi:
             NoAnswer: No answer, or one that no gateway gives.
             Refused: 400, 404 or 409.
         """
+        answer = self._ask(method, path, body, timeout)
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise self._no_answer(error) from error
+
+    def create(self, path: str, body: Any = None, *, timeout: float = _TIMEOUT) -> str:
+        """POST something that gets a place of its own; the path of that place.
+
+        Raises:
+            NoAnswer: No answer, or one that no gateway gives.
+            Refused: 400, 404 or 409.
+        """
+        answer = self._ask("POST", path, body, timeout)
+        if "Location" not in answer.headers:
+            raise self._no_answer("it does not say where what it made is")
+        return answer.headers["Location"]
+
+    def _ask(self, method: str, path: str, body: Any, timeout: float) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         try:
             answer = httpx.request(method, self.url + path, headers=headers, json=body, timeout=timeout, trust_env=False)
-            if answer.is_success:
-                return answer.json()
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise NoAnswer(
-                f"the gateway at {self.url} does not answer: {error}; is it running (`uplift status`)? --gateway names another"
-            ) from error
+            raise self._no_answer(error) from error
+        if answer.is_success:
+            return answer
         if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise NoAnswer(
                 f"the gateway at {self.url} refuses us: give a token with the role that this asks for, with --token env:NAME or"
@@ -63,6 +80,11 @@ class GatewayApi:
         if answer.status_code in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
             raise Refused(answer.text[:_DETAIL])
         raise NoAnswer(f"the gateway at {self.url} answered {answer.status_code}: {answer.text[:300]}")
+
+    def _no_answer(self, why: object) -> NoAnswer:
+        return NoAnswer(
+            f"the gateway at {self.url} does not answer: {why}; is it running (`uplift status`)? --gateway names another"
+        )
 
 
 def gateway_options(command: _Command) -> _Command:

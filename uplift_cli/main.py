@@ -11,6 +11,12 @@ from uplift_cli.lazy import Entry, LazyGroup
 COMMANDS = {
     "up": Entry(target="uplift_cli.up_command:up", summary="Run everything on this machine, in one folder."),
     "status": Entry(target="uplift_cli.status_command:status", summary="Show what runs where."),
+    "install": Entry(
+        target="uplift_cli.install_command:install", summary="Enable, upgrade or disable modules of a tenant; show the plan."
+    ),
+    "upgrade": Entry(
+        target="uplift_cli.install_command:upgrade", summary="Take all modules of a tenant to their newest versions."
+    ),
     "problems": Entry(target="uplift_cli.problems_command:problems", summary="Show what an administrator should know now."),
     "resolve": Entry(target="uplift_cli.resolve_command:resolve", summary="Decide about a job that waits for a person."),
     "reconcile": Entry(

@@ -132,6 +132,15 @@ class GatewaySettings(_Group):
     problems_keep: Seconds = Field(
         7 * 86_400.0, description="Seconds that the row of a resolved problem is kept; a week to look back."
     )
+    plans_keep: Seconds = Field(
+        7 * 86_400.0, description="Seconds that a simulated plan is known, for `plan=` of a request; a week to have it approved."
+    )
+    plans_per_tenant: int = Field(
+        20, ge=1, description="Simulated plans of a tenant that are known, the newest; about 40 kB each for a whole platform."
+    )
+    estimate_last: int = Field(
+        20, ge=1, description="Past changes of a kind whose median is the held time that a plan estimates: recent ones are alike."
+    )
     notifiers: tuple[str, ...] = Field(
         ("log",), description="Who is told of problems: `log`, `webhook`, or names of the entry-point group `uplift.notifiers`."
     )

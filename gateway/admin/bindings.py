@@ -7,12 +7,13 @@ from aiohttp import web
 
 from gateway.admin.filters import select
 from gateway.admin.http import ApiError, Call, answer, json_text
-from gateway.admin.install import check_kept, parse_options
+from gateway.admin.install import BINDING_OPTIONS, check_kept, parse_options
 from gateway.admin.wire import ModuleIdWire
 from gateway.builtin import BUILT_IN
 from gateway.jobs import JobRequest, describe_failure
 from gateway.listing import Entry
 from gateway.okapi_json import pretty, pretty_list
+from gateway.store import Conflict
 from upgrade_core.errors import UpliftError
 from upgrade_core.ids import SUPERTENANT, product_of, split_module_id
 
@@ -76,15 +77,19 @@ async def delete_all(call: Call) -> web.Response:
 
 
 async def _run(call: Call, tenant: str, wanted: tuple[tuple[str, str], ...]) -> None:
-    request: JobRequest = replace(parse_options(call, wanted=wanted), mend=False)
+    request: JobRequest = replace(parse_options(call, wanted=wanted, options=BINDING_OPTIONS), mend=False)
     if request.purge and any(action == "enable" for _, action in wanted):
         raise ApiError(400, "purge destroys data and goes with disabling only")
     try:
-        decisions, _ = await call.services.jobs.plan(tenant, request)
+        decisions = (await call.services.jobs.plan(tenant, request)).decisions
     except UpliftError as error:
         raise ApiError(400, str(error)) from error
     check_kept(tenant, decisions)
-    row = await call.services.jobs.wait_ended(await call.services.jobs.create(tenant, request, decisions))
+    try:
+        job = await call.services.jobs.create(tenant, request, decisions, alone=True)
+    except Conflict as error:
+        raise ApiError(409, str(error)) from error
+    row = await call.services.jobs.wait_ended(job)
     if row is not None and row.status == "error":
         raise ApiError(*describe_failure(row))
 

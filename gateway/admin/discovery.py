@@ -187,13 +187,10 @@ def refuse_deployed(rows: Sequence[InstanceRow]) -> None:
 async def _remove(call: Call, rows: Sequence[InstanceRow]) -> None:
     """Forget instances, all or none."""
     refuse_deployed(rows)
-    modules = {row.module: row.id for row in rows}
-    for job in await call.platform.jobs.open():
-        for line in job.modules:
-            if line["id"] in modules:
-                raise ApiError(409, f"instance {modules[line['id']]} is used by job {job.id} of tenant {job.tenant}")
-    for row in rows:
-        await call.platform.instances.remove(row.id, row.module)
+    try:
+        await call.platform.instances.forget([(row.id, row.module) for row in rows])
+    except Conflict as error:
+        raise ApiError(409, str(error)) from error
     await call.platform.spread()
 
 

@@ -11,7 +11,7 @@ from gateway.admin.wire import TenantModuleWire
 from gateway.builtin import BUILT_IN
 from gateway.jobs import MODES, JobRequest, describe_failure, lines
 from gateway.observation import traceparent
-from gateway.store import JobRow
+from gateway.store import Conflict, JobRow
 from upgrade_core.descriptors import Undo
 from upgrade_core.errors import UpliftError
 from upgrade_core.ids import SUPERTENANT, product_of
@@ -23,6 +23,8 @@ OPTIONS = (
     "purge", "reinstall", "simulate", "tenantParameters", "undo",
 )  # fmt: skip
 """Query parameters of install jobs. Others are refused: a misspelt `dryRun` must not upgrade anybody."""
+BINDING_OPTIONS = tuple(name for name in OPTIONS if name not in ("async", "dryRun", "plan", "simulate"))
+"""Those of single bindings, which are neither simulated nor answered before their end."""
 MAX_PARALLEL = 1_000
 """Highest `parallel`: more groups than any platform has modules."""
 
@@ -77,18 +79,30 @@ async def delete_all(call: Call) -> web.Response:
     return answer()
 
 
-def parse_options(call: Call, *, wanted: tuple[tuple[str, str], ...] = (), upgrade_all: bool = False) -> JobRequest:
+def parse_options(
+    call: Call,
+    *,
+    wanted: tuple[tuple[str, str], ...] = (),
+    upgrade_all: bool = False,
+    options: tuple[str, ...] = OPTIONS,
+) -> JobRequest:
     """The query's options (Okapi's names and defaults, and `undo`).
+
+    Args:
+        call: The request.
+        wanted: What it asks for.
+        upgrade_all: Whether it asks for everything's newest version.
+        options: The parameters that it may have.
 
     Raises:
         ApiError: 400 that names the parameter.
     """
     for name in call.query:
-        if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, n=1)
+        if name not in options:
+            near = difflib.get_close_matches(name, options, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ApiError(
-                400, f"{name}: unknown parameter{hint} Known are {', '.join(OPTIONS)}".replace("parameter K", "parameter; k")
+                400, f"{name}: unknown parameter{hint} Known are {', '.join(options)}".replace("parameter K", "parameter; k")
             )
     invoke = call.query.get("invoke", "true")
     if invoke not in ("true", "false"):
@@ -124,6 +138,7 @@ def parse_options(call: Call, *, wanted: tuple[tuple[str, str], ...] = (), upgra
         pre_release=call.choice("preRelease"),
         npm_snapshot=call.choice("npmSnapshot"),
         undo=undo,
+        plan=call.query.get("plan"),
         actor=caller_name(call),
         traceparent=traceparent(),
         mode=mode,
@@ -153,18 +168,30 @@ def check_kept(tenant: str, decisions: tuple[Decision, ...]) -> None:
 async def _run(call: Call, tenant: str, request: JobRequest) -> web.Response:
     if request.purge and any(action == "enable" for _, action in request.wanted):
         raise ApiError(400, "purge destroys data and goes with action disable only; disable with purge first, then enable")
-    asynchronous, simulate = call.flag("async"), call.flag("simulate") or call.flag("dryRun")
+    asynchronous, dry_run, simulate = call.flag("async"), call.flag("dryRun"), call.flag("simulate")
+    jobs = call.services.jobs
     try:
-        decisions, plan = await call.services.jobs.plan(tenant, request)
+        planned = await jobs.plan(tenant, request)
     except UpliftError as error:
         raise ApiError(400, str(error)) from error
+    decisions = planned.decisions
     check_kept(tenant, decisions)
-    expected = call.query.get("plan")
-    if expected is not None and expected != plan.digest:
-        raise ApiError(409, f"the world has moved: the plan is {plan.digest} now, not {expected}; simulate again")
-    if simulate:
-        return answer(lines(decisions), headers={"X-Uplift-Plan": plan.digest})
-    job = await call.services.jobs.create(tenant, request, decisions)
+    try:
+        if request.plan is not None:
+            await jobs.plans.check(tenant, request.plan, planned)
+        if dry_run or simulate:
+            await jobs.plans.keep(tenant, planned)
+            found = (
+                await jobs.plans.describe(tenant, planned, deploy=request.deploy, invoke=request.invoke)
+                if dry_run
+                else lines(decisions)
+            )
+            return answer(found, headers={"X-Uplift-Plan": planned.plan.digest})
+        job = await jobs.create(tenant, request, decisions)
+        if request.plan is not None:
+            await jobs.plans.keep(tenant, planned)  # until its turn has come
+    except Conflict as error:
+        raise ApiError(409, str(error)) from error
     base = f"/_/proxy/tenants/{tenant}/install/{job}"
     if asynchronous:
         return answer(lines(decisions), status=201, headers={"Location": base})

@@ -11,7 +11,7 @@ from gateway.admin.filters import candidates, dot, select
 from gateway.admin.http import ApiError, Call, answer, json_text
 from gateway.admin.wire import ModuleDescriptorWire
 from gateway.okapi_json import pretty, pretty_list
-from gateway.store import Conflict
+from gateway.store import Conflict, UsedByJob
 from upgrade_core.descriptors import INTERNAL, ModuleDescriptor, bad_interface_type, parse_descriptor
 from upgrade_core.errors import UpliftError
 from upgrade_core.problems import Providers
@@ -67,14 +67,13 @@ async def delete(call: Call) -> web.Response:
     users = sorted(tenant for tenant, bound in table.bindings.items() if bound.get(product) == module)
     if users:
         raise ApiError(400, f"delete: module {module} is used by tenant {users[0]}")
-    for job in await call.platform.jobs.open():
-        if any(line["id"] == module or line.get("from") == module for line in job.modules):
-            raise ApiError(409, f"delete: module {module} is used by job {job.id} of tenant {job.tenant}")
     faults = _left_without(call, module)
     if faults:
         raise ApiError(400, f"delete: module {module}: " + "\n".join(faults))
     try:
         await call.platform.registry.remove_module(module)
+    except UsedByJob as error:
+        raise ApiError(409, str(error)) from error
     except Conflict as error:
         raise ApiError(400, str(error)) from error
     await call.platform.spread()

@@ -98,9 +98,12 @@ async def open_holds(call: Call) -> web.Response:
         if move.bind and move.module is not None:
             _known_module(call, move.module)
     try:
-        await call.services.holds.open(job=row.id, tenant=row.tenant, request=wire, run=_run(call))
+        stood = await call.services.holds.open(job=row.id, tenant=row.tenant, request=wire, run=_run(call))
     except Conflict as error:
         raise ApiError(409, str(error)) from error
+    switched = any(move.bind for move in wire.moves)
+    if switched and row.run is None and row.state != "ended":  # what a person had to settle says nothing of the others
+        await call.services.jobs.plans.remember(job=row.id, plan=row.plan, group=wire.group, stood=stood)
     call.services.problems.look.set()
     return answer()
 

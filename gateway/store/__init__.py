@@ -4,6 +4,7 @@ from gateway.store.changes import Changed, ChangeStore, Picture
 from gateway.store.credentials import CredentialStore
 from gateway.store.database import Database
 from gateway.store.errors import DatabaseError, Outdated
+from gateway.store.held_times import HeldTimeStore
 from gateway.store.holds import HeldByAnother, HoldStore, NewHold
 from gateway.store.instances import InstanceStore
 from gateway.store.jobs import STILL_HELD, JobStore, check_run
@@ -11,9 +12,10 @@ from gateway.store.migrations import Migrations
 from gateway.store.moves import Move
 from gateway.store.nodes import NodeStore, Quiet
 from gateway.store.outbox import OutboxStore
+from gateway.store.plans import PlanRow, PlanStore
 from gateway.store.problems import ProblemStore
 from gateway.store.reconcile import ReconcileRow, ReconcileStore
-from gateway.store.registry import Conflict, RegistryStore
+from gateway.store.registry import Conflict, RegistryStore, UsedByJob
 from gateway.store.rows import EVERY_TENANT, HoldRow, InstanceRow, IntentRow, JobRow, OverlayRow, SnapshotRow, TenantRow, row_of
 from gateway.store.runs import RunStore
 from gateway.store.totals import Totals, TotalsStore
@@ -28,6 +30,7 @@ __all__ = [
     "Database",
     "DatabaseError",
     "HeldByAnother",
+    "HeldTimeStore",
     "HoldRow",
     "HoldStore",
     "InstanceRow",
@@ -43,6 +46,8 @@ __all__ = [
     "Outdated",
     "OverlayRow",
     "Picture",
+    "PlanRow",
+    "PlanStore",
     "ProblemStore",
     "Quiet",
     "ReconcileRow",
@@ -53,6 +58,7 @@ __all__ = [
     "TenantRow",
     "Totals",
     "TotalsStore",
+    "UsedByJob",
     "check_run",
     "row_of",
 ]

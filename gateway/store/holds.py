@@ -188,7 +188,7 @@ class HoldStore:
         stage: str,
         messages: Sequence[Message],
         run: str = "",
-    ) -> float:
+    ) -> dict[str, float]:
         """RESUME by a job, with the switch of the bindings where asked for: one transaction. Again is fine.
 
         Args:
@@ -201,7 +201,7 @@ class HoldStore:
             run: The run that asks; empty: an operator does, or a worker that does not say.
 
         Returns:
-            Seconds that the holds stood.
+            The holds that were removed, and the seconds that they stood.
 
         Raises:
             Conflict: Another run settles the job now, or a run switches whose job has ended: it was given up.
@@ -211,19 +211,22 @@ class HoldStore:
             for move in moves:
                 await make_move(connection, job, tenant, move)
                 await change_module(connection, job, move.subject, phase="watching" if move.bind else None, stage=stage)
-            seconds = await connection.fetchval(
-                "with gone as (delete from holds where id = any($1) returning since)"
-                " select coalesce(max(extract(epoch from clock_timestamp() - since)), 0)::float8 from gone",
+            rows = await connection.fetch(
+                "with gone as (delete from holds where id = any($1) returning id, since)"
+                " select id, extract(epoch from clock_timestamp() - since)::float8 as seconds from gone",
                 hold_ids,
             )
+            stood = {row["id"]: float(row["seconds"]) for row in rows}
             # What proves it to the run; and an UPDATE of the step that comes late, since its sender gave it up, holds nothing.
             await connection.execute(
                 "insert into opened_holds (id, holder) select id, $2 from unnest($1::text[]) id on conflict (id) do nothing",
                 hold_ids, f"job {job}",
             )  # fmt: skip
             await _tell_resumed(connection, hold_ids, messages)
-            await connection.execute("update jobs set held_seconds = held_seconds + $2 where id = $1", job, seconds)
-        return float(seconds)
+            await connection.execute(
+                "update jobs set held_seconds = held_seconds + $2 where id = $1", job, max(stood.values(), default=0.0)
+            )
+        return stood
 
     async def resume(
         self, hold: str, *, product: str, holder: str, override: bool, messages: Sequence[Message]

@@ -1,11 +1,11 @@
 """Instances of modules, claims on them, and their retirement."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from gateway.store.database import Connection, Database
 from gateway.store.jobs import check_open
-from gateway.store.registry import Conflict
+from gateway.store.registry import Conflict, refuse_used
 from gateway.store.rows import InstanceRow
 
 
@@ -47,6 +47,16 @@ class InstanceStore:
         """Forget an instance of a module."""
         async with self._database.connection() as connection:
             await connection.execute("delete from instances where id = $1 and module = $2", instance, module)
+
+    async def forget(self, instances: Sequence[tuple[str, str]]) -> None:
+        """Forget instances (id, module), all or none.
+
+        Raises:
+            UsedByJob: A job needs one of the modules.
+        """
+        async with self._database.transaction() as connection:
+            await refuse_used(connection, sorted({module for _, module in instances}), what="an instance of")
+            await connection.executemany("delete from instances where id = $1 and module = $2", instances)
 
     @contextlib.asynccontextmanager
     async def newcomer(self) -> AsyncIterator[str | None]:

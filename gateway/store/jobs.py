@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 
 from gateway.store.database import Connection, Database
-from gateway.store.registry import Conflict
+from gateway.store.registry import Conflict, UsedByJob
 from gateway.store.rows import JobRow
 from upgrade_core.ids import product_of
 
@@ -29,9 +29,36 @@ class JobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, *, job: str, tenant: str, request: dict[str, Any], modules: list[dict[str, Any]]) -> None:
-        """A new job, queued behind the tenant's others."""
+    async def add(
+        self, *, job: str, tenant: str, request: dict[str, Any], modules: list[dict[str, Any]], alone: bool = False
+    ) -> None:
+        """A new job, queued behind the tenant's others.
+
+        Args:
+            job: Its id.
+            tenant: The tenant.
+            request: What was asked for.
+            modules: A line for each module.
+            alone: Whether it is refused while the tenant has a job that has not ended.
+
+        Raises:
+            UsedByJob: The tenant has one.
+            Conflict: The tenant or a module that is to be enabled was removed a moment ago.
+        """
+        enabled = [line["id"] for line in modules if line["action"] == "enable"]
         async with self._database.transaction() as connection:
+            await _check_there(connection, enabled)
+            if await connection.fetchval("select true from tenants where id = $1 for update", tenant) is None:
+                raise Conflict(f"tenant {tenant} was removed a moment ago")
+            if alone and (
+                other := await connection.fetchval(
+                    "select id from jobs where tenant = $1 and state <> 'ended' order by position limit 1", tenant
+                )
+            ):
+                raise UsedByJob(
+                    f"tenant {tenant} is in use by job {other}: wait until it has ended, or abort it with DELETE"
+                    f" /_/proxy/tenants/{tenant}/install/{other}"
+                )
             await connection.execute(
                 "insert into jobs (id, tenant, request, modules, state) values ($1, $2, $3, $4, 'queued')",
                 job, tenant, request, modules,
@@ -83,14 +110,17 @@ class JobStore:
         """Fix the plan of a job, unless it has one; returns the one that holds.
 
         Raises:
-            Conflict: The job has ended: it was aborted in the moment in which its run was started.
+            Conflict: The job has ended: it was aborted in the moment in which its run was started. Or a module that it goes by
+                was removed a moment ago.
         """
+        needed = {change["version_to"] for group in plan["groups"] for change in group["changes"]} - {None}
         async with self._database.transaction() as connection:
             row = await connection.fetchrow("select plan from jobs where id = $1 for update", job)
             if row is not None and row["plan"] is not None:
                 found: dict[str, Any] = row["plan"]
                 return found
             await check_open(connection, job)
+            await _check_there(connection, sorted(needed))
             await connection.execute(
                 "update jobs set plan = $2, modules = $3, phase = 'planned' where id = $1", job, plan, modules
             )
@@ -306,6 +336,18 @@ def check_run(job: str, now: str | None, run: str) -> None:
     """
     if run and now is not None and run != now:
         raise Conflict(f"job {job} is settled by run {now} now: what run {run} still does comes too late")
+
+
+async def _check_there(connection: Connection, modules: Sequence[str]) -> None:
+    """Keep modules registered until the transaction ends, by when the job's row says that it needs them.
+
+    Raises:
+        Conflict: One is not registered any more.
+    """
+    rows = await connection.fetch("select id from modules where id = any($1) order by id for key share", list(modules))
+    gone = sorted(set(modules) - {row["id"] for row in rows})
+    if gone:
+        raise Conflict(f"module {', '.join(gone)} was removed a moment ago")
 
 
 async def _activate(connection: Connection, tenant: str) -> None:

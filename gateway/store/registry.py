@@ -1,10 +1,11 @@
 """Modules, tenants, bindings, data versions, environment."""
 
 import json
+from collections.abc import Sequence
 
 import asyncpg
 
-from gateway.store.database import Database
+from gateway.store.database import Connection, Database
 from gateway.store.rows import TenantRow
 from upgrade_core.descriptors import INTERNAL
 from upgrade_core.ids import SUPERTENANT, ModuleId
@@ -14,6 +15,10 @@ _BUILT_IN_LOCK = 0x55504C49_4654_0004
 
 class Conflict(Exception):
     """The rows forbid it; the message names what is in the way. Nothing was changed."""
+
+
+class UsedByJob(Conflict):
+    """A job that has not ended is at work with it; the message names the job."""
 
 
 class RegistryStore:
@@ -42,10 +47,12 @@ class RegistryStore:
         """Forget a module.
 
         Raises:
-            Conflict: Something still refers to it.
+            UsedByJob: A job needs it.
+            Conflict: Something else still refers to it.
         """
         try:
-            async with self._database.connection() as connection:
+            async with self._database.transaction() as connection:
+                await refuse_used(connection, [module], what="delete: module")
                 await connection.execute("delete from modules where id = $1", module)
         except asyncpg.ForeignKeyViolationError as error:
             raise Conflict(f"delete: module {module} is used by {error.table_name}") from error
@@ -154,3 +161,30 @@ class RegistryStore:
         """Forget a variable; False if there is none."""
         async with self._database.connection() as connection:
             return (await connection.execute("delete from environment where name = $1", name)).endswith(" 1")
+
+
+async def refuse_used(connection: Connection, modules: Sequence[str], *, what: str) -> None:
+    """Lock modules for the transaction, so that no job begins to need one, and refuse if a job does.
+
+    A job needs what its lines name, what these replace, and what its plan goes by.
+
+    Args:
+        connection: The transaction's.
+        modules: Module ids.
+        what: What is not done, for the refusal; the module's id follows.
+
+    Raises:
+        UsedByJob: A job that has not ended needs one.
+    """
+    await connection.execute("select 1 from modules where id = any($1) order by id for update", list(modules))
+    row = await connection.fetchrow(
+        "select j.id, j.tenant, used.module from jobs j cross join lateral ("
+        "select line ->> 'id' as module from json_array_elements(j.modules) line"
+        " union all select line ->> 'from' from json_array_elements(j.modules) line"
+        " union all select unnest(array[change ->> 'version_to', change ->> 'version_from', change ->> 'bound'])"
+        " from json_array_elements(j.plan -> 'groups') part, json_array_elements(part -> 'changes') change"
+        ") used where j.state <> 'ended' and used.module = any($1) order by j.position, used.module limit 1",
+        list(modules),
+    )
+    if row is not None:
+        raise UsedByJob(f"{what} {row['module']} is used by job {row['id']} of tenant {row['tenant']}")

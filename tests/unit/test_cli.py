@@ -53,7 +53,9 @@ def test_help_lists_the_commands_without_importing_them() -> None:
     assert [name for name in COMMANDS if f"\n  {name} " not in shown] == []
 
 
-@pytest.mark.parametrize("name", ["up", "status", "problems", "reconcile", "down", "gateway", "config", "setup"])
+@pytest.mark.parametrize(
+    "name", ["up", "status", "install", "upgrade", "problems", "reconcile", "down", "gateway", "config", "setup"]
+)
 def test_every_command_of_the_stack_explains_itself(name: str) -> None:
     shown = CliRunner().invoke(cli, [name, "--help"])
     assert shown.exit_code == 0

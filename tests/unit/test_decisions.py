@@ -1,6 +1,8 @@
 """upgrade_core.decisions: what may be decided about a job, and what speaks against it (requirements D2, D4)."""
 
 import itertools
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,12 +13,13 @@ from upgrade_core.decisions import (
     calls_init,
     held_groups,
     init_standing,
+    planned_steps,
     possible_choices,
     refuse_choice,
 )
-from upgrade_core.descriptors import parse_descriptor
+from upgrade_core.descriptors import Undo, parse_descriptor
 from upgrade_core.ids import hold_id
-from upgrade_core.plan import Change, Group, Kind, Plan
+from upgrade_core.plan import STEPS, Change, Group, Kind, Plan, Step
 
 UPGRADE = Change(kind=Kind.UPGRADE, product="a", bound="a-1.0.0", version_from="a-1.0.0", version_to="a-2.0.0")
 TENANT = {
@@ -96,3 +99,53 @@ def test_held_groups_are_those_whose_holds_stand_in_the_order_of_the_plan() -> N
     )
     holds = [hold_id("j", "3-c", "c"), hold_id("j", "1-a", "a"), hold_id("other", "2-b", "b")]
     assert [group.key for group in held_groups(Plan(digest="d", groups=groups), "j", holds)] == ["1-a", "3-c"]
+
+
+DOWN = Change(kind=Kind.DOWNGRADE, product="a", bound="a-2.0.0", version_from="a-2.0.0", version_to="a-1.0.0")
+GONE = Change(kind=Kind.DISABLE, product="a", bound="a-2.0.0", version_from="a-2.0.0")
+LAUNCH = {"launchDescriptor": {"exec": "./start %p"}}
+
+
+def left_out(change: Change, *, invoke: str = "true", old: dict[str, object] | None = None, **new: object) -> set[Step]:
+    """Steps of its kind that a change does without; `new` and `old` are members of the two descriptors."""
+    modules = {
+        "a-1.0.0": parse_descriptor({"id": "a-1.0.0", **(old or {})}),
+        "a-2.0.0": parse_descriptor({"id": "a-2.0.0", **new}),
+    }
+    return {*STEPS[change.kind]} - {*planned_steps(change, describe=modules.__getitem__, invoke=invoke)}
+
+
+@pytest.mark.parametrize(
+    ("change", "members", "absent"),
+    [
+        (UPGRADE, {}, {Step.ACQUIRE, Step.SNAPSHOT, Step.INIT, Step.VERIFY, Step.WATCH}),
+        (UPGRADE, LAUNCH, {Step.SNAPSHOT, Step.INIT, Step.VERIFY, Step.WATCH}),
+        (UPGRADE, {"provides": [TENANT]}, {Step.VERIFY, Step.WATCH}),
+        (UPGRADE, {"provides": [TENANT], "invoke": "false"}, {Step.SNAPSHOT, Step.INIT, Step.VERIFY, Step.WATCH}),
+        (replace(UPGRADE, undo=Undo.COMPATIBLE), {"provides": [TENANT]}, {Step.SNAPSHOT, Step.VERIFY, Step.WATCH}),
+        (replace(UPGRADE, undo=Undo.SNAPSHOT), {"provides": [TENANT]}, {Step.VERIFY, Step.WATCH}),
+        (
+            UPGRADE,
+            {**LAUNCH, "metadata": {"uplift": {"checks": [{"path": "/ok"}], "soak": 5}}},
+            {Step.SNAPSHOT, Step.INIT},
+        ),
+        (
+            UPGRADE,
+            {**LAUNCH, "metadata": {"uplift": {"dataVersion": "/version"}}},
+            {Step.SNAPSHOT, Step.INIT, Step.WATCH},
+        ),
+        (DOWN, {"provides": [TENANT]}, {Step.ACQUIRE, Step.SNAPSHOT, Step.INIT, Step.VERIFY, Step.WATCH}),
+        (
+            DOWN,
+            {"provides": [TENANT], "metadata": {"uplift": {"undo": "reversible"}}},
+            {Step.ACQUIRE, Step.VERIFY, Step.WATCH},
+        ),
+        (GONE, {}, {Step.INIT}),
+    ],
+)
+def test_a_step_that_the_descriptors_leave_nothing_to_do_for_is_not_planned(
+    change: Change, members: dict[str, Any], absent: set[Step]
+) -> None:
+    """A tenant init with handlers needs an instance; a downgrade is asked of the higher version if that knows the way back."""
+    looked_at = {Step.ACQUIRE, Step.SNAPSHOT, Step.INIT, Step.VERIFY, Step.WATCH}
+    assert left_out(change, **members) & looked_at == absent

@@ -6,6 +6,7 @@ moved since it was made, and says what moved. Requirements B1, B3, B4, B8, D1, D
 """
 
 from upgrade_core.plan.building import Mode, build_plan
+from upgrade_core.plan.estimate import Estimate, HeldTime, estimate, held_times, name_together
 from upgrade_core.plan.values import STEPS, UNDO_OF, Change, Group, Kind, Plan, Step, UndoStep, change_kind
 from upgrade_core.plan.world import World, differing, moved
 
@@ -13,7 +14,9 @@ __all__ = [
     "STEPS",
     "UNDO_OF",
     "Change",
+    "Estimate",
     "Group",
+    "HeldTime",
     "Kind",
     "Mode",
     "Plan",
@@ -23,5 +26,8 @@ __all__ = [
     "build_plan",
     "change_kind",
     "differing",
+    "estimate",
+    "held_times",
     "moved",
+    "name_together",
 ]

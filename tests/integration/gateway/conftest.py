@@ -598,7 +598,8 @@ def rows() -> Callable[[str], Awaitable[str]]:
         connection = await asyncpg.connect(dsn)
         try:
             tables = await connection.fetch(
-                "select tablename from pg_tables where schemaname = 'public' and tablename not in ('nodes', 'quiet') order by 1"
+                "select tablename from pg_tables where schemaname = 'public'"
+                " and tablename not in ('nodes', 'quiet', 'problem_looks') order by 1"
             )
             found = {
                 table["tablename"]: [
