@@ -263,10 +263,11 @@ def stacks() -> Callable[..., contextlib.AbstractAsyncContextManager[Stack]]:
 
 async def start(home: Path, port: str = "0", env: Mapping[str, str] | None = None) -> tuple[asyncio.subprocess.Process, str]:
     """`uplift up`, ready."""
+    inherited = {name: value for name, value in os.environ.items() if name != "UPLIFT_SHARED"}  # the tests' own, no setting
     with (home / "up.err").open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             *UPLIFT, "up", "--home", str(home), "--port", port, "--config", str(home / "uplift.toml"),
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **(env or {})},
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, env={**inherited, **(env or {})},
         )  # fmt: skip
     assert process.stdout is not None
     async with asyncio.timeout(PATIENCE):
