@@ -91,7 +91,7 @@ class CheckActivities(CheckSteps):
             init_module = await self._init_module(change)
             asked = await self._gateway.descriptor(init_module)
             dsn, schema = self._place(subject, request.tenant)
-            wanted = copy_id(request.job, change.product)
+            wanted = copy_id(request.job, change.key)
             copy = next((found for found in await self._gateway.snapshots() if found.id == wanted), None)
             undo = change.undo or Undo.MODULE
             if copy is not None:

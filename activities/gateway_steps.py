@@ -27,6 +27,7 @@ from gateway_client import (
     NotFound,
     Notice,
     OpenRequest,
+    OverlayRequest,
     Retiring,
     Version,
 )
@@ -132,6 +133,14 @@ class GatewayActivities(GatewaySteps):
             if loose:
                 await self._wait_quiet(request.quiet)
 
+    @activity.defn(name="gateway.show")
+    async def show(self, request: ChangeRequest) -> None:
+        """Let the others of the group reach a new version that has no tenant init."""
+        change = request.change
+        assert change.version_to is not None
+        with translated():
+            await self._gateway.open_overlay(request.job, OverlayRequest(product=change.product, module=change.version_to))
+
     @activity.defn(name="gateway.switch")
     async def switch(self, request: GroupStep) -> None:
         """Bind to the new versions and RESUME, in one transaction."""
@@ -172,6 +181,8 @@ class GatewayActivities(GatewaySteps):
         """Tell people what a job is doing."""
         with translated():
             await self._gateway.set_phase(request.job, request.phase, subject=request.subject, message=request.message)
+            for other in request.others:
+                await self._gateway.set_phase(request.job, request.phase, subject=other, message=request.others_message)
 
     @activity.defn(name="gateway.finish")
     async def finish(self, request: FinishStep) -> None:

@@ -57,6 +57,9 @@ UPDATE = Options(
 )
 """Draining: bounded by grace and settle at the gateway."""
 
+RELEASE = Options(start_to_close_timeout=timedelta(hours=1), heartbeat_timeout=_HARMLESS_TWICE, retry_policy=_SOON)
+"""Giving claims back: some calls for each change, and all modules of a platform may be one group."""
+
 INIT = Options(
     start_to_close_timeout=14 * _DAY,
     heartbeat_timeout=timedelta(seconds=10),

@@ -202,12 +202,22 @@ class FinishStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseStep:
-    """What a job is doing, for people; `known` is what the run knows to be on record."""
+    """What a job is doing, for people.
+
+    Attributes:
+        subject: The line of the job that it is about.
+        message: What its line is told.
+        others: Lines that it is about, too.
+        others_message: What those are told.
+        known: What the run knows to be on record.
+    """
 
     job: str
     phase: str
     subject: str = ""
     message: str = ""
+    others: tuple[str, ...] = ()
+    others_message: str = ""
     known: tuple[Fact, ...] = ()
 
 
@@ -318,6 +328,11 @@ class GatewaySteps:
     @activity.defn(name="gateway.update")
     async def update(self, request: GroupStep) -> None:
         """UPDATE on the group's links, and wait until nothing of the old versions is at work."""
+        raise NotImplementedError
+
+    @activity.defn(name="gateway.show")
+    async def show(self, request: ChangeRequest) -> None:
+        """Let the others of the group reach a new version that has no tenant init; the others are reached from theirs on."""
         raise NotImplementedError
 
     @activity.defn(name="gateway.switch")

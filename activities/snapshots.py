@@ -40,7 +40,7 @@ class SnapshotActivities(SnapshotSteps):
         with translated():
             data = database_of(request, data=self._data, snapshots=self._snapshots)
             assert data is not None, "check has found out where it is"
-            name = copy_id(request.job, request.change.product)
+            name = copy_id(request.job, request.change.key)
             folder = self._folder / request.tenant
             begun = Snapshot(
                 id=name,

@@ -314,7 +314,7 @@ class TenantInitActivities(TenantInitSteps):
         Raises:
             ModuleDataError: The server cannot be asked: try again later.
         """
-        wanted = copy_id(request.job, request.change.product)
+        wanted = copy_id(request.job, request.change.key)
         found = next((copy for copy in await until_answered(self._gateway.snapshots) if copy.id == wanted), None)
         data = self._migrations.data(request)
         if found is None or data is None:
@@ -348,7 +348,7 @@ class TenantInitActivities(TenantInitSteps):
         module = await self._gateway.descriptor(higher)
         swapped = replace(
             request,
-            key=step_key(request.job, change.product, "undo"),
+            key=step_key(request.job, change.key, "undo"),
             change=replace(change, version_from=change.version_to, version_to=change.version_from),
             checked=replace(request.checked, init_module=higher, copies=False),
         )
@@ -418,11 +418,8 @@ class TenantInitActivities(TenantInitSteps):
         await until_answered(lambda: self._gateway.report_init(init.request.job, init.request.key, report))
 
     async def _url(self, init: InitStep) -> str:
-        """Where the module finds the others: its overlay, since its tenant is held; the gateway itself for what is undone."""
-        change = init.request.change
-        if init.reverse or change.version_to is None:
-            return self._gateway.url
-        overlay = OverlayRequest(product=change.product, module=init.module.id)
+        """Where the module finds the others: its overlay, since its tenant is held, and with it what moves in the same group."""
+        overlay = OverlayRequest(product=init.request.change.product, module=init.module.id)
         return (await until_answered(lambda: self._gateway.open_overlay(init.request.job, overlay))).url
 
     async def _forget_job(self, init: InitStep, instance: Instance | None, job_path: str) -> None:

@@ -22,6 +22,8 @@ from upgrade_core.ids import split_module_id
 from upgrade_core.plan import Mode, Plan, build_plan
 from upgrade_core.resolution import Catalogue, Decision, Verb, Wanted, resolve, upgrades, visible
 
+MODES = {"rolling": Mode.SMALLEST, "atomic": Mode.ATOMIC}
+"""Values of the query parameter `mode`; the first is what is meant without it."""
 _PLAN = TypeAdapter(Plan)
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class JobRequest:
             for what nobody asked for.
         actor: Who asked.
         traceparent: The span in which they asked, for the run to continue; empty without tracing.
+        mode: `rolling`: each group commits by itself; `atomic`: all in one.
     """
 
     wanted: tuple[tuple[str, str], ...] = ()
@@ -57,6 +60,7 @@ class JobRequest:
     actor: str = ""
     traceparent: str = ""
     mend: bool = True
+    mode: str = "rolling"
 
 
 _REQUEST = TypeAdapter(JobRequest)
@@ -117,8 +121,7 @@ class Jobs:
             purge=request.purge,
             named=frozenset(split_module_id(module)[0] for module, action in request.wanted if action == Verb.DISABLE),
             undo=Undo(request.undo) if request.undo else None,
-            mode=Mode.SMALLEST if request.dep_check else Mode.AS_GIVEN,
-            hops=False,  # the keys of a run's steps name a job and a product: a second upgrade would be taken for the first
+            mode=MODES[request.mode] if request.dep_check else Mode.AS_GIVEN,
         )
         return decisions, plan
 
@@ -145,7 +148,7 @@ class Jobs:
         fixed = row.plan
         if fixed is None:
             decisions, plan = await self.plan(row.tenant, request)
-            modules = [dict(line, stage="pending") for line in lines(decisions)]
+            modules = [dict(line, stage="pending") for line in with_ways(lines(decisions), plan)]
             fixed = await self._platform.jobs.set_plan(row.id, json.loads(json.dumps(asdict(plan))), modules)
         return BeginAnswer(
             tenant=row.tenant,
@@ -239,6 +242,7 @@ class Jobs:
             "startDate": row.start_date.isoformat(),
             "endDate": row.end_date.isoformat() if row.end_date else None,
             "modules": row.modules,
+            "mode": row.request.get("mode"),
             "status": row.status,
             "outcome": row.outcome,
             "phase": row.phase,
@@ -278,6 +282,19 @@ def lines(decisions: tuple[Decision, ...]) -> list[dict[str, Any]]:
         {"id": decision.module, **({"from": decision.module_from} if decision.module_from else {}), "action": decision.action}
         for decision in decisions
     ]
+
+
+def with_ways(modules: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
+    """Lines of a job, each with the ids of the versions in between that it goes by (`via`), if there are any."""
+    named = {line["id"] for line in modules}
+    steps: dict[str, list[str]] = {}
+    ways: dict[str, list[str]] = {}
+    for change in (change for group in plan.groups for change in group.changes):
+        if change.subject in named:
+            ways[change.subject] = steps.pop(change.product, [])
+        else:
+            steps.setdefault(change.product, []).append(change.subject)
+    return [{**line, "via": way} if (way := ways.get(line["id"])) else line for line in modules]
 
 
 def describe_failure(row: JobRow) -> tuple[int, str]:

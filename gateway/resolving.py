@@ -13,7 +13,7 @@ from gateway.platform import Platform
 from gateway.problems import Problems
 from gateway.store import Conflict, HoldRow, IntentRow, JobRow, SnapshotRow
 from upgrade_core.decisions import Choice, Init, calls_init, held_groups, init_standing, possible_choices, refuse_choice
-from upgrade_core.ids import hold_id
+from upgrade_core.ids import copy_id, hold_id, step_key
 from upgrade_core.plan import Change, Group, Plan
 from upgrade_core.runs import group_run_id, resolve_run_id
 
@@ -84,17 +84,17 @@ class Resolving:
         platform = self._platform
         holds = {hold.id: hold for hold in await platform.holds.of_job(row.id)}
         groups = () if row.plan is None else held_groups(_PLAN.validate_python(row.plan), row.id, holds)
-        intents = {intent.product: intent for intent in await platform.runs.intents(row.id)}
-        copies = {copy.product: copy for copy in await platform.runs.snapshots(tenant=row.tenant) if copy.job == row.id}
+        intents = {intent.key: intent for intent in await platform.runs.intents(row.id)}
+        copies = {copy.id: copy for copy in await platform.runs.snapshots(tenant=row.tenant) if copy.job == row.id}
         versions = await platform.registry.data_versions(row.tenant)
         held = tuple(
             HeldChange(
                 group=group.key,
                 change=change,
                 hold=holds[key],
-                init=self._init(row, change, intents.get(change.product)),
+                init=self._init(row, change, intents.get(step_key(row.id, change.key, "init"))),
                 data_version=versions.get(change.product),
-                copy=copies.get(change.product),
+                copy=copies.get(copy_id(row.id, change.key)),
             )
             for group in groups
             for change in group.changes

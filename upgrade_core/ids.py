@@ -117,9 +117,15 @@ def schema_name(pattern: str, *, tenant: str, product: str) -> str:
     return pattern.replace("{tenant}", tenant).replace("{product_}", product.replace("-", "_")).replace("{product}", product)
 
 
-def step_key(job: str, product: str, step: str) -> str:
-    """The key of one step of one change: the same for every retry, so that a retry is the same request."""
-    return f"{job}:{product}:{step}"
+def step_key(job: str, change: str, step: str) -> str:
+    """The key of one step of one change: the same for every retry, so that a retry is the same request.
+
+    Args:
+        job: The job.
+        change: The change's key within it (`Change.key`).
+        step: The step.
+    """
+    return f"{job}:{change}:{step}"
 
 
 def hold_id(job: str, group: str, product: str) -> str:
@@ -127,6 +133,6 @@ def hold_id(job: str, group: str, product: str) -> str:
     return step_key(job, product, group)
 
 
-def copy_id(job: str, product: str) -> str:
-    """Id of the one copy of a job's change."""
-    return f"{job}-{product}"
+def copy_id(job: str, change: str) -> str:
+    """Id of the one copy of a job's change, which `Change.key` names."""
+    return f"{job}-{change}"

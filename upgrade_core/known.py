@@ -162,12 +162,22 @@ def once_opened(facts: Iterable[Fact]) -> tuple[Fact, ...]:
     return tuple(Fact(kind=FactKind.OPENED, key=fact.key, about=fact.about) if fact.kind in held else fact for fact in facts)
 
 
+def newest(facts: Iterable[Fact]) -> tuple[Fact, ...]:
+    """The plan, and the newest facts of as many as fit a header: they come last and imply the older ones.
+
+    A group of a whole platform knows hundreds, and each of its steps is told them: its history would hold them hundreds of times.
+    """
+    every = tuple(facts)
+    room = MAX_WIRE - sum(_length(fact) for fact in every[:1]) - 1
+    kept = len(every)
+    while kept > 1 and (room := room - _length(every[kept - 1])) >= 0:
+        kept -= 1
+    return (*every[:1], *every[max(1, min(kept, len(every) - 1)) :])
+
+
 def to_wire(facts: Iterable[Fact]) -> str:
-    """Facts as ASCII text for a header; the plan, and the newest that fit: they come last and imply the older ones."""
-    lines = [[fact.kind.value, fact.key, fact.about] for fact in facts]
-    while len(text := json.dumps(lines, separators=(",", ":"))) > MAX_WIRE and len(lines) > 2:  # noqa: PLR2004
-        del lines[1]
-    return text
+    """Facts as ASCII text for a header, as many as fit (`newest`)."""
+    return json.dumps([_line(fact) for fact in newest(facts)], separators=(",", ":"))
 
 
 def from_wire(text: str) -> tuple[Fact, ...]:
@@ -184,6 +194,15 @@ def from_wire(text: str) -> tuple[Fact, ...]:
         raise ValueError("no list of [kind, key, about]")
     known = set(FactKind)
     return tuple(Fact(kind=FactKind(kind), key=key, about=about) for kind, key, about in lines if kind in known)
+
+
+def _line(fact: Fact) -> list[str]:
+    return [fact.kind.value, fact.key, fact.about]
+
+
+def _length(fact: Fact) -> int:
+    """Characters of a fact in a header, with what divides it from the next."""
+    return len(json.dumps(_line(fact), separators=(",", ":"))) + 1
 
 
 def _bound(record: OnRecord, fact: Fact) -> str:

@@ -15,6 +15,8 @@ RESOLVE_JOB = "ResolveJob"
 RECONCILE = "Reconcile"
 KNOWING = "steps-are-told-what-the-run-knows"
 """Name of the patch since which runs keep what they know (`upgrade_core.known`)."""
+SEVERAL = "groups-of-several-changes"
+"""Name of the patch since which what leaves in a group is asked to last, and what has no tenant init is shown to the others."""
 DATABASE_DIFFERS = "DatabaseDiffers"
 """Type of the failure of a step whose run did what the gateway's database does not know (412)."""
 
@@ -91,10 +93,12 @@ class GroupResult:
     """What a group came to when it was switched.
 
     Attributes:
+        about: The product of each warning.
         known: What is on record of it from now on.
     """
 
     warnings: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
     known: tuple[Fact, ...] = ()
 
 

@@ -236,9 +236,9 @@ def build_workers(
         task_queue=queue,
         workflows=workflows_of(settings.worker.build, WORKFLOWS),
         activities=[
-            steps.begin, steps.acquire, steps.give_back, steps.update, steps.switch, steps.resume_old, steps.release,
-            steps.set_phase, steps.finish, checks.check, checks.recall, checks.verify, copies.take, init.start, init.follow,
-            init.undo, init.settle, deploy.place, deploy.retire, deploy.retired, reconcile.begin, reconcile.compare,
+            steps.begin, steps.acquire, steps.give_back, steps.update, steps.show, steps.switch, steps.resume_old,
+            steps.release, steps.set_phase, steps.finish, checks.check, checks.recall, checks.verify, copies.take, init.start,
+            init.follow, init.undo, init.settle, deploy.place, deploy.retire, deploy.retired, reconcile.begin, reconcile.compare,
             reconcile.repair, reconcile.report,
         ],
         workflow_runner=workflow_runner(),

@@ -28,9 +28,9 @@ with workflow.unsafe.imports_passed_through():
         TenantInitSteps,
     )
     from upgrade_core.ids import copy_id, hold_id, step_key
-    from upgrade_core.known import Fact, FactKind, once_opened, while_opening, without
-    from upgrade_core.plan import STEPS, Change, Kind, Step
-    from upgrade_core.runs import DATABASE_DIFFERS, GROUP_CHANGE, KNOWING, GroupRequest, GroupResult
+    from upgrade_core.known import Fact, FactKind, newest, once_opened, while_opening, without
+    from upgrade_core.plan import STEPS, Change, Step
+    from upgrade_core.runs import DATABASE_DIFFERS, GROUP_CHANGE, KNOWING, SEVERAL, GroupRequest, GroupResult
     from workflows.hold_point import PHASE, HoldPoint
     from workflows.undo import FAILURES, UndoStack, kind_of, reason_of, shielded, stop_if_aborted
 
@@ -46,6 +46,7 @@ _PHASES = {
     Step.WATCH: "watching",
     Step.RELEASE: "watching",
 }
+_OPTIONS = {Step.UPDATE: options.UPDATE, Step.RELEASE: options.RELEASE}
 _UNSTOPPABLE = (_PHASES[Step.SWITCH], _PHASES[Step.WATCH], "undoing")
 """Phases that an abort does not cut."""
 
@@ -65,6 +66,8 @@ class GroupChange(HoldPoint):
         self._knows = False
         self._let_be = False
         self._phase = "planned"
+        self._at: Change | None = None
+        self._warned: list[str] = []
 
     @workflow.run
     async def run(self, request: GroupRequest) -> GroupResult:
@@ -77,34 +80,36 @@ class GroupChange(HoldPoint):
                 raise
             cancelled = is_cancelled_exception(error) or isinstance(error, asyncio.CancelledError)
             why = "aborted" if cancelled else reason_of(error)
-            self._note(f"✗ {why}")
-            left = await shielded(self._back(why))
+            failed = None if cancelled else self._at
+            left = await shielded(self._back(why, failed))
+            why = self._told_of(why, failed)
             if cancelled and not left:
                 raise
             kind = "RollbackFailed" if left else "RolledBack"
-            raise ApplicationError(why, list(left), kind_of(error), type=kind, non_retryable=True) from None
+            warnings = [list(warning) for warning in zip(self._warned, self._warnings, strict=True)]
+            raise ApplicationError(why, list(left), kind_of(error), warnings, type=kind, non_retryable=True) from None
         try:
             await self._watch()
         except asyncio.CancelledError:
-            self._warnings.append("aborted after the switch: users write to the new version, so it stays")
+            self._warn("aborted after the switch: users write to the new version, so it stays")
         await shielded(self._step(GatewaySteps.release, Step.RELEASE, self._group()))
         opened = tuple(fact for fact in self._known if fact.kind is FactKind.OPENED and fact not in request.known)
-        return GroupResult(warnings=tuple(self._warnings), known=opened)
+        return GroupResult(warnings=tuple(self._warnings), about=tuple(self._warned), known=opened)
 
     async def _forward(self, request: GroupRequest) -> None:
         changes = request.group.changes
-        steps = STEPS[changes[0].kind]
         for change in changes:
+            self._look_at(change)
             self._checked[change.product] = await workflow.execute_activity_method(
                 CheckSteps.check, self._change(change), summary=f"check {change.subject}", **options.CHECK
             )
-            self._warnings.extend(self._checked[change.product].warnings)
+            self._warn(*self._checked[change.product].warnings)
         self._note("✓ checked")
-        if Step.ACQUIRE in steps:
-            for change in changes:
-                if change.version_to is not None or change.kind is Kind.PURGE:
-                    await self._acquire(change)
+        for change in changes:
+            if Step.ACQUIRE in STEPS[change.kind]:
+                await self._acquire(change)
         stop_if_aborted()
+        self._look_at(None)
         self._undo.push("RESUME on the old version", self._resume_old)
         await self._step(GatewaySteps.update, Step.UPDATE, self._group())
         for change in changes:
@@ -113,22 +118,43 @@ class GroupChange(HoldPoint):
             checked = self._checked[change.product]
             if checked.copies:
                 stop_if_aborted()
+                self._look_at(change)
                 self._enter(Step.SNAPSHOT)
                 await self._copy(change)
-                self._learn(FactKind.COPY, copy_id(request.job, change.product), change.product)
+                self._learn(FactKind.COPY, copy_id(request.job, change.key), change.product)
                 self._note(f"✓ copied {checked.schema}")
+        last = self._what_goes_last(changes)
         for change in changes:
+            if change in last:
+                continue
             if self._checked[change.product].calls_init:
                 await self._init(change)
+            elif self._is_needed_by_others(change):
+                await self._show(change)
         for change in changes:
             if self._checked[change.product].verifies:
                 await self._verify(change)
+        for change in last:
+            if self._checked[change.product].calls_init:
+                await self._init(change)
         await self._switch()
+
+    def _what_goes_last(self, changes: tuple[Change, ...]) -> tuple[Change, ...]:
+        """What leaves where something else comes: its data is not destroyed before what comes was found well."""
+        goes = tuple(change for change in changes if change.version_to is None)
+        mixed = 0 < len(goes) < len(changes)
+        return goes if mixed and workflow.patched(SEVERAL) else ()
+
+    def _is_needed_by_others(self, change: Change) -> bool:
+        """Whether others of the group may call a new version that has no tenant init, before it is switched to."""
+        reached = change.version_to is not None and self._checked[change.product].needs_instance
+        return reached and len(self._request.group.changes) > 1 and workflow.patched(SEVERAL)
 
     async def _acquire(self, change: Change) -> None:
         if not self._checked[change.product].needs_instance:
             return
         stop_if_aborted()
+        self._look_at(change)
         request = self._change(change)
         self._enter(Step.ACQUIRE)
 
@@ -155,9 +181,11 @@ class GroupChange(HoldPoint):
     async def _init(self, change: Change) -> None:
         checked, request = self._checked[change.product], self._checked_change(change)
         stop_if_aborted()
+        self._look_at(change)
         self._enter(Step.INIT)
 
         async def undo_init() -> None:
+            self._look_at(change)
             await self._undo_init(replace(request, asks=1))
 
         self._undo.push(f"undo init of {change.subject} ({checked.undo})", undo_init)
@@ -167,7 +195,7 @@ class GroupChange(HoldPoint):
             stop_if_aborted()
             while state.effect == "follow":
                 state = await self._follow_init(request, state)
-            self._warnings.extend(state.warnings)
+            self._warn(*state.warnings)
             if state.effect == "done":
                 self._learn(FactKind.INIT_ENDED, request.key, change.product)
                 self._note(f"✓ init of {change.subject}: {state.outcome}")
@@ -178,6 +206,16 @@ class GroupChange(HoldPoint):
             message = "; ".join(state.errors) or f"tenant init of {change.subject} {state.outcome or state.effect}"
             kind = "TenantInitRefused" if state.effect == "refused" else "TenantInitFailed"
             raise ApplicationError(message, type=kind, non_retryable=True)
+
+    async def _show(self, change: Change) -> None:
+        stop_if_aborted()
+        self._look_at(change)
+        request = self._change(change)
+        await self._told(
+            lambda known: workflow.execute_activity_method(
+                GatewaySteps.show, replace(request, known=known), summary=f"show {change.subject}", **options.SHORT
+            )
+        )
 
     async def _start_init(self, request: CheckedChange) -> InitState:
         return await self._told(
@@ -212,6 +250,7 @@ class GroupChange(HoldPoint):
 
     async def _verify(self, change: Change) -> None:
         stop_if_aborted()
+        self._look_at(change)
         self._enter(Step.VERIFY)
         verdict = await self._told(
             lambda known: workflow.execute_activity_method(
@@ -228,6 +267,7 @@ class GroupChange(HoldPoint):
     async def _switch(self) -> None:
         """After this nothing is undone by itself: users have written. So it is not cut by a cancel either."""
         stop_if_aborted()
+        self._look_at(None)
         self._known = while_opening(self._known)
         await shielded(self._step(GatewaySteps.switch, Step.SWITCH, self._group()))
         self._undo = UndoStack()
@@ -244,12 +284,26 @@ class GroupChange(HoldPoint):
             self._enter(Step.WATCH)
             await workflow.sleep(timedelta(seconds=soak), summary="soak")
 
-    async def _back(self, why: str) -> tuple[str, ...]:
-        """Undo, newest first; returns what is left, if a person let something be left."""
+    async def _back(self, why: str, failed: Change | None) -> tuple[str, ...]:
+        """Undo, newest first; returns what is left, if a person let something be left.
+
+        Args:
+            why: For people.
+            failed: The change that failed; None: the group as a whole did.
+        """
+        self._note(f"✗ {self._told_of(why, failed)}")
         self._phase = "undoing"
         workflow.upsert_search_attributes([PHASE.value_set(self._phase)])
-        subject = self._request.group.changes[0].subject
-        phase = PhaseStep(job=self._request.job, phase="undoing", subject=subject, message=why[:2_000])
+        changes = self._request.group.changes
+        first = failed or changes[0]
+        phase = PhaseStep(
+            job=self._request.job,
+            phase="undoing",
+            subject=first.subject,
+            message=why[:2_000],
+            others=tuple(change.subject for change in changes if change is not first),
+            others_message=(why if failed is None else f"undone with {self._told_of(why, failed)}")[:2_000],
+        )
         await self._told(
             lambda known: workflow.execute_activity_method(
                 GatewaySteps.set_phase, replace(phase, known=known), summary="undoing", **options.SHORT
@@ -257,6 +311,11 @@ class GroupChange(HoldPoint):
         )
         await self._undo.unwind(lambda name: self._note(f"↩ {name}"))
         return self._left
+
+    def _told_of(self, why: str, failed: Change | None) -> str:
+        """Why, and of which module where there are several."""
+        named = failed is None or len(self._request.group.changes) == 1 or failed.subject in why
+        return why if named or failed is None else f"{failed.subject}: {why}"
 
     async def _resume_old(self) -> None:
         self._known = while_opening(self._known)
@@ -274,7 +333,7 @@ class GroupChange(HoldPoint):
                 method,
                 replace(request, known=known),
                 summary=f"{step} {request.changes[0].subject}",
-                **(options.UPDATE if step is Step.UPDATE else options.SHORT),
+                **_OPTIONS.get(step, options.SHORT),
             )
         )
         self._note(f"✓ {step}")
@@ -286,7 +345,7 @@ class GroupChange(HoldPoint):
         """
         while True:
             try:
-                return await step(self._known if self._knows else ())
+                return await step(newest(self._known) if self._knows else ())
             except ActivityError as error:
                 if kind_of(error) != DATABASE_DIFFERS:
                     raise
@@ -304,6 +363,17 @@ class GroupChange(HoldPoint):
         fact = Fact(kind=kind, key=key, about=about)
         if fact not in self._known:
             self._known = (*self._known, fact)
+
+    def _look_at(self, change: Change | None) -> None:
+        """What the following steps are about; None: the group as a whole."""
+        self._at = change
+        self._subject = (change or self._request.group.changes[0]).subject
+
+    def _warn(self, *texts: str) -> None:
+        """Keep warnings about what is looked at."""
+        product = (self._at or self._request.group.changes[0]).product
+        self._warnings.extend(texts)
+        self._warned.extend(product for _ in texts)
 
     def _enter(self, step: Step) -> None:
         self._phase = _PHASES[step]
@@ -329,7 +399,7 @@ class GroupChange(HoldPoint):
             group=request.group.key,
             change=change,
             checked=self._checked[change.product],
-            key=step_key(request.job, change.product, "init"),
+            key=step_key(request.job, change.key, "init"),
             parameters=request.parameters,
         )
 

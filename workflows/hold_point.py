@@ -78,13 +78,17 @@ class HoldPoint:
         """Take back what tenant init did; what a person lets be is noted as left."""
         while True:
             result = await self._undo_init_once(request)
-            self._warnings.extend(result.warnings)
+            self._warn(*result.warnings)
             if result.done:
                 return
             if await self._hold_point("; ".join(result.left)) == "skip":
                 self._left = (*self._left, *result.left)
                 return
             request = replace(request, asks=result.asked + 1)
+
+    def _warn(self, *texts: str) -> None:
+        """Keep warnings for the job."""
+        self._warnings.extend(texts)
 
     async def _undo_init_once(self, request: CheckedChange) -> UndoResult:
         return await self._told(

@@ -162,7 +162,7 @@ class ResolveJob(HoldPoint):
             group=group.key,
             change=change,
             checked=checked,
-            key=step_key(self._job, change.product, "init"),
+            key=step_key(self._job, change.key, "init"),
             parameters=begun.parameters,
         )
 

@@ -122,15 +122,19 @@ class TenantJob(HoldPoint):
             known=self._known,
         )
         change = group.changes[0]
+        more = f" and {len(group.changes) - 1} more" if len(group.changes) > 1 else ""
         result = await workflow.execute_child_workflow(
             GroupChange.run,
             request,
             id=f"{self._request.job}/{group.key}",
-            static_summary=f"{begun.tenant}: {change.kind} {change.subject}"[:190],
+            static_summary=f"{begun.tenant}: {change.kind} {change.subject}{more}"[:190],
             search_attributes=_attributes(begun.tenant, change),
             parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
         )
-        self._told_warnings.extend(Told(message=text, type="Warning", code=change.product) for text in result.warnings)
+        about = result.about or (change.product,) * len(result.warnings)  # a group that ended on an older build does not say
+        self._told_warnings.extend(
+            Told(message=text, type="Warning", code=product) for text, product in zip(result.warnings, about, strict=True)
+        )
         if self._plan:
             self._ended.append(result.known)
         self._states[group.key] = "done"
@@ -151,6 +155,7 @@ class TenantJob(HoldPoint):
             told = Told(message=text[:2_000], type=_inner_kind(error) or kind, code=outcome)
         if cancelled:
             self._errors = [error for error in self._errors if error.type != "Aborted"]
+            self._told_warnings.extend(_warnings_of(error))
         if told not in self._errors:
             self._errors.append(told)
         self._outcomes.add(outcome)
@@ -209,6 +214,13 @@ def _attributes(tenant: str, change: Change) -> TypedSearchAttributes:
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _warnings_of(error: BaseException) -> list[Told]:
+    """What a group that was undone has warned of, such as a module that was trusted to take its migration back itself."""
+    cause = error.cause if isinstance(error, ChildWorkflowError) else None
+    found = cause.details[2] if isinstance(cause, ApplicationError) and len(cause.details) > 2 else []  # noqa: PLR2004
+    return [Told(message=text, type="Warning", code=product) for product, text in found] if isinstance(found, list) else []
 
 
 def _inner_kind(error: BaseException) -> str:

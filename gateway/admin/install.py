@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from gateway.admin.http import ApiError, Call, answer, caller_name
 from gateway.admin.wire import TenantModuleWire
 from gateway.builtin import BUILT_IN
-from gateway.jobs import JobRequest, describe_failure, lines
+from gateway.jobs import MODES, JobRequest, describe_failure, lines
 from gateway.observation import traceparent
 from gateway.store import JobRow
 from upgrade_core.descriptors import Undo
@@ -19,8 +19,8 @@ from upgrade_core.resolution import Decision
 
 _LINES: TypeAdapter[list[TenantModuleWire]] = TypeAdapter(list[TenantModuleWire])
 OPTIONS = (
-    "async", "deploy", "depCheck", "dryRun", "ignoreErrors", "invoke", "npmSnapshot", "parallel", "plan", "preRelease", "purge",
-    "reinstall", "simulate", "tenantParameters", "undo",
+    "async", "deploy", "depCheck", "dryRun", "ignoreErrors", "invoke", "mode", "npmSnapshot", "parallel", "plan", "preRelease",
+    "purge", "reinstall", "simulate", "tenantParameters", "undo",
 )  # fmt: skip
 """Query parameters of install jobs. Others are refused: a misspelt `dryRun` must not upgrade anybody."""
 MAX_PARALLEL = 1_000
@@ -100,6 +100,13 @@ def parse_options(call: Call, *, wanted: tuple[tuple[str, str], ...] = (), upgra
     if undo is not None and undo not in set(Undo):
         raise ApiError(400, f"Bad value for parameter undo: {undo}; one of {', '.join(Undo)}")
     dep_check = bool(call.flag("depCheck", default=True))
+    mode = call.query.get("mode", "rolling")
+    if mode not in MODES:
+        raise ApiError(400, f"Bad value for parameter mode: {mode}; one of {', '.join(MODES)}")
+    if mode == "atomic" and not dep_check:
+        raise ApiError(
+            400, "Install Option mode can not be atomic when Install Option depCheck is false: then each line is by itself"
+        )
     parallel = call.number("parallel", 1, least=1, most=MAX_PARALLEL)
     if parallel > 1 and not dep_check:
         raise ApiError(400, "Install Option parallel can not be greater than 1 when Install Option depCheck is false")
@@ -119,6 +126,7 @@ def parse_options(call: Call, *, wanted: tuple[tuple[str, str], ...] = (), upgra
         undo=undo,
         actor=caller_name(call),
         traceparent=traceparent(),
+        mode=mode,
     )
 
 

@@ -8,6 +8,7 @@ import asyncpg
 from gateway.store.database import Connection, Database
 from gateway.store.registry import Conflict
 from gateway.store.rows import JobRow
+from upgrade_core.ids import product_of
 
 _COLUMNS = (
     "id, tenant, request, plan, modules, state, started, abort_requested, status, outcome, phase, errors, warnings,"
@@ -247,7 +248,11 @@ class JobStore:
 
 
 async def change_module(connection: Connection, job: str, module: str, *, phase: str | None = None, **members: Any) -> None:
-    """As `JobStore.update_module`, within a transaction."""
+    """As `JobStore.update_module`, within a transaction.
+
+    A version in between (`via`) has no line of its own: the one that goes by it is told. That such a version is enabled does not
+    end the line: then it is `reached`.
+    """
     row = await connection.fetchrow("select modules, phase from jobs where id = $1 for update", job)
     if row is None:
         return
@@ -255,7 +260,20 @@ async def change_module(connection: Connection, job: str, module: str, *, phase:
     for line in modules:
         if line["id"] == module and line.get("action") != "uptodate":
             line.update({key: value for key, value in members.items() if value is not None})
+        elif module in line.get("via", ()):
+            reached = {"stage": "pending", "reached": module} if members.get("stage") == "done" else {}
+            line.update({key: value for key, value in (members | reached).items() if value is not None})
     await connection.execute("update jobs set modules = $2, phase = $3 where id = $1", job, modules, phase or row["phase"])
+
+
+async def take_back_outcome(connection: Connection, job: str, product: str) -> None:
+    """Tenant init of a product was undone: a line that says that it went well says so no more. One that has ended stays."""
+    modules: list[dict[str, Any]] = await connection.fetchval("select modules from jobs where id = $1 for update", job) or []
+    for line in modules:
+        of = product_of(line["id"]) == product and line.get("stage") != "done"
+        if of and line.get("outcome") not in (None, "failed", "refused"):
+            line["outcome"] = "undone"
+    await connection.execute("update jobs set modules = $2 where id = $1", job, modules)
 
 
 async def check_open(connection: Connection, job: str, *, run: str = "") -> None:

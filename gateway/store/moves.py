@@ -31,8 +31,8 @@ async def make_move(connection: Connection, job: str, tenant: str, move: Move) -
         return
     if move.module is None:
         await connection.execute("delete from bindings where tenant = $1 and product = $2", tenant, move.product)
-        await connection.execute(  # aliases of what the tenant does not have any more
-            "delete from overlays where tenant = $1 and product = $2 and state = 'alias'", tenant, move.product
+        await connection.execute(  # aliases of what the tenant does not have any more, and what it was asked through as it went
+            "delete from overlays where tenant = $1 and product = $2 and (state = 'alias' or job = $3)", tenant, move.product, job
         )
     else:
         await connection.execute(

@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 
 from gateway.store.database import Database
-from gateway.store.jobs import change_module, check_open
+from gateway.store.jobs import change_module, check_open, take_back_outcome
 from gateway.store.moves import set_data_version
 from gateway.store.registry import Conflict
 from gateway.store.rows import IntentRow, OverlayRow, SnapshotRow
@@ -159,7 +159,7 @@ class RunStore:
         return True
 
     async def set_data_version(self, job: str, tenant: str, product: str, module: str | None) -> None:
-        """Say what version a tenant's data is at; None: there is none.
+        """Put on record that a tenant's data was put back, and at which version it is; None: there is none.
 
         Raises:
             Conflict: The job has ended: others may have changed the data since.
@@ -167,15 +167,24 @@ class RunStore:
         async with self._database.transaction() as connection:
             await check_open(connection, job)
             await set_data_version(connection, tenant, product, module)
+            await take_back_outcome(connection, job, product)
 
     async def open_overlay(self, *, token: str, job: str, tenant: str, product: str, module: str) -> OverlayRow:
         """The overlay of a job's product; the first token stands.
+
+        What an earlier change of the product in this job has left is an alias that its version may use on. It stays, and this
+        change gets one of its own.
 
         Raises:
             Conflict: The job has ended: nobody would close it.
         """
         async with self._database.transaction() as connection:
             await check_open(connection, job)
+            await connection.execute(
+                "update overlays set job = job || '/' || module where job = $1 and product = $2 and state = 'alias'"
+                " and module <> $3",
+                job, product, module,
+            )  # fmt: skip
             await connection.execute(
                 "insert into overlays (token, job, tenant, product, module, state) values ($1, $2, $3, $4, $5, 'open')"
                 " on conflict (job, product) do nothing",

@@ -14,6 +14,7 @@ from upgrade_core.known import (
     OnRecord,
     differences,
     from_wire,
+    newest,
     once_opened,
     to_wire,
     while_opening,
@@ -167,6 +168,14 @@ def test_facts_fit_a_header_and_come_back(facts: list[Fact]) -> None:
     assert text.isascii()
     assert len(text) <= MAX_WIRE
     assert back == tuple(facts) or (back[0] == facts[0] and back[1:] == tuple(facts[len(facts) - len(back) + 1 :]))
+
+
+@given(FACTS)
+def test_what_does_not_fit_a_header_needs_not_be_told(facts: list[Fact]) -> None:
+    """The plan and the newest stay: a group of a whole platform knows hundreds of facts, and tells each step those only."""
+    kept = newest(facts)
+    assert to_wire(kept) == to_wire(facts)
+    assert newest(kept) == kept
 
 
 @given(st.text() | st.sampled_from(["[1]", '{"a": 1}', '[["held", 1, ""]]', '[["held", "a"]]']))

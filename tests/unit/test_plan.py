@@ -70,14 +70,14 @@ def test_what_is_up_to_date_needs_no_step() -> None:
 def test_a_module_that_goes_and_comes_back_is_upgraded_from_its_data() -> None:
     assert changes(plan(disable(M1), enable(M2), enabled=(M1,), data={"m": M1})) == [
         Change(kind=Kind.DISABLE, product="m", bound=M1, version_from=M1),
-        Change(kind=Kind.UPGRADE, product="m", version_from=M1, version_to=M2),
+        Change(kind=Kind.UPGRADE, product="m", version_from=M1, version_to=M2, turn=1),
     ]
 
 
 def test_a_module_that_is_purged_and_comes_back_is_installed() -> None:
     assert changes(plan(disable(M1), enable(M2), enabled=(M1,), data={"m": M1}, purge=True)) == [
         Change(kind=Kind.PURGE, product="m", bound=M1, version_from=M1),
-        Change(kind=Kind.INSTALL, product="m", version_to=M2),
+        Change(kind=Kind.INSTALL, product="m", version_to=M2, turn=1),
     ]
 
 

@@ -6,6 +6,7 @@ from tests.modules import catalogue_of, module
 from tests.plans import changes, enable, plan, subjects
 from upgrade_core.descriptors import ModuleDescriptor
 from upgrade_core.errors import ResolutionError
+from upgrade_core.ids import product_of
 from upgrade_core.plan import Change, Group, Kind, Mode
 
 
@@ -23,7 +24,7 @@ def test_a_module_goes_through_a_version_that_the_wanted_one_accepts() -> None:
     """Each upgrade is a group of its own, from the data that the one before left."""
     found = plan(enable("a-3.0.0"), enabled=("a-1.0.0", "user-1.0.0"), catalogue=hopping())
     one = Change(kind=Kind.UPGRADE, product="a", bound="a-1.0.0", version_from="a-1.0.0", version_to="a-2.0.0")
-    two = Change(kind=Kind.UPGRADE, product="a", bound="a-2.0.0", version_from="a-2.0.0", version_to="a-3.0.0")
+    two = Change(kind=Kind.UPGRADE, product="a", bound="a-2.0.0", version_from="a-2.0.0", version_to="a-3.0.0", turn=1)
     assert found.groups == (Group(key="1-a", changes=(one,)), Group(key="2-a", changes=(two,), after=("1-a",)))
 
 
@@ -76,3 +77,15 @@ def test_a_way_is_sought_among_many_versions_that_lead_nowhere() -> None:
     many = (module(f"a-2.{n}.0") for n in range(1, 200))
     with pytest.raises(ResolutionError, match="needed is a version of a in between"):
         plan(enable("a-3.0.0"), enabled=("a-1.0.0",), catalogue=hopping(*many, accepts=">=2.900"))
+
+
+def test_each_change_of_a_product_has_a_key_of_its_own_and_the_first_the_one_of_runs_at_work() -> None:
+    """A retry is the same request, and no other change of the job is taken for it (requirement D3)."""
+    catalogue = hopping(module("a-2.5.0", upgrade_from=">=2.0"), accepts=">=2.5")
+    found = plan(enable("a-3.0.0"), enabled=("a-1.0.0",), catalogue=catalogue)
+    assert [(change.subject, change.key) for change in changes(found)] == [
+        ("a-2.0.0", "a"),
+        ("a-2.5.0", "a-1"),
+        ("a-3.0.0", "a-2"),
+    ]
+    assert product_of("a-2") == "a", "no product looks like a key"

@@ -76,7 +76,8 @@ class Script:
 
     Attributes:
         calls: Names of the activities in the order they began, set_phase left out.
-        answers: Name to an answer, a list of answers in turn, or an exception to raise.
+        trace: Their names and requests in that order.
+        answers: Name to an answer, a list of answers in turn, a function of the request that gives it, or an exception to raise.
         block: Name of the activity that waits until it is cancelled.
         deaf: Whether it then completes all the same.
         blocked: Set when it waits.
@@ -85,6 +86,7 @@ class Script:
     """
 
     calls: list[str] = field(default_factory=list)
+    trace: list[tuple[str, Any]] = field(default_factory=list)
     requests: dict[str, list[Any]] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     block: str = ""
@@ -98,6 +100,7 @@ class Script:
     async def do(self, name: str, request: Any, default: Any) -> Any:
         if name != "set_phase":
             self.calls.append(name)
+            self.trace.append((name, request))
         self.requests.setdefault(name, []).append(request)
         if name == self.block:
             self.block = ""
@@ -125,6 +128,8 @@ class Script:
         answer = self.answers.get(name, default)
         if isinstance(answer, list):
             answer = answer.pop(0) if answer else default
+        if callable(answer):
+            answer = answer(request)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -153,6 +158,10 @@ def activities(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
         @activity.defn(name="gateway.update")
         async def update(self, request: GroupStep) -> None:
             await stage.script.do("update", request, None)
+
+        @activity.defn(name="gateway.show")
+        async def show(self, request: ChangeRequest) -> None:
+            await stage.script.do("show", request, None)
 
         @activity.defn(name="gateway.switch")
         async def switch(self, request: GroupStep) -> None:
@@ -260,7 +269,7 @@ def activities(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
     gateway, checks, init, snapshots, deploy = Gateway(), Checks(), Init(), Snapshots(), Deploy()
     reconcile, node = Reconcile(), NodeReconcile()
     return [
-        gateway.begin, gateway.acquire, gateway.give_back, gateway.update, gateway.switch, gateway.resume_old,
+        gateway.begin, gateway.acquire, gateway.give_back, gateway.update, gateway.show, gateway.switch, gateway.resume_old,
         gateway.release, gateway.set_phase, gateway.finish, checks.check, checks.recall, checks.verify, init.start, init.follow,
         init.undo, init.settle, snapshots.take, deploy.place, deploy.start, deploy.retire, deploy.stop, deploy.retired,
         reconcile.begin, reconcile.compare, reconcile.repair, reconcile.report, node.look, node.repair,

@@ -62,8 +62,12 @@ _TASKS = """        tasks = [
 _CHECKED = '        self._note("✓ checked")'
 _UPDATE = "        await self._step(GatewaySteps.update, Step.UPDATE, self._group())"
 _INIT_VERIFY = """        for change in changes:
+            if change in last:
+                continue
             if self._checked[change.product].calls_init:
                 await self._init(change)
+            elif self._is_needed_by_others(change):
+                await self._show(change)
 ...
         for change in changes:
             if self._checked[change.product].verifies:

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -68,6 +69,7 @@ def build_plan(
         raise ResolutionError(tuple(reasons))
     divided = _divided(draft, done, routes, mode=mode)
     after = _connections(divided, draft)
+    divided = _numbered(divided)
     groups: list[Group] = []
     for changes, before in zip(divided, after, strict=True):
         earlier = tuple(groups[place].key for place in before)
@@ -222,6 +224,16 @@ def _divided(
                 return _come_back(changes, stuck, modules=modules, draft=draft)
             reasons = reasons or _barred(routes, stuck, mode)
     raise ResolutionError(reasons)
+
+
+def _numbered(divided: tuple[tuple[Change, ...], ...]) -> tuple[tuple[Change, ...], ...]:
+    """The changes, each with its turn among those of its product."""
+    before: Counter[str] = Counter()
+    found = []
+    for changes in divided:
+        found.append(tuple(replace(change, turn=before[change.product]) for change in changes))
+        before.update(change.product for change in changes)
+    return tuple(found)
 
 
 def _choices(routes: list[_Route]) -> Iterator[tuple[tuple[str, ...], ...]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from upgrade_core.descriptors import ModuleDescriptor
 from upgrade_core.enabled import Enabled, Trouble, face_of
 from upgrade_core.ids import product_of
-from upgrade_core.plan.values import Change, Kind
+from upgrade_core.plan.values import Change
 
 Describe = Callable[[str], ModuleDescriptor]
 _Key = tuple[str, str, str]
@@ -55,14 +55,12 @@ def smallest_groups(
 def in_dependency_order(changes: Iterable[Change], *, describe: Describe) -> tuple[Change, ...]:
     """Providers that come before those that require them, then what goes: dependents before their providers.
 
-    Otherwise, and in a circle, changes stay in their order. What is purged is before what is only disabled: the steps of a group
-    are those of the kind of its first change, and disabling takes fewer.
+    Otherwise, and in a circle, changes stay in their order.
     """
     both = tuple(changes)
     comes = [change for change in both if change.version_to is not None]
     goes = [change for change in both if change.version_to is None]
-    gone = sorted(_sorted(goes, describe, coming=False), key=lambda change: change.kind is not Kind.PURGE)
-    return (*_sorted(comes, describe, coming=True), *gone)
+    return (*_sorted(comes, describe, coming=True), *_sorted(goes, describe, coming=False))
 
 
 def touched_interfaces(change: Change, *, describe: Describe) -> tuple[frozenset[str], frozenset[str]]:

@@ -71,6 +71,8 @@ class Change:
         version_from: Module id that the tenant's data is at (requirement B8); None where there is none.
         version_to: Module id to go to; None for disable and purge.
         undo: Undo mode that the descriptor or the request names; None: `check` chooses by what it sees.
+        turn: How many changes of this product stand before this one in the job's plan: of an upgrade by versions in between, or
+            of a product that goes and comes back.
     """
 
     kind: Kind
@@ -79,6 +81,15 @@ class Change:
     version_from: str | None = None
     version_to: str | None = None
     undo: Undo | None = None
+    turn: int = 0
+
+    @property
+    def key(self) -> str:
+        """Names the change within its job, for the keys of its steps: the product, and which of its changes it is.
+
+        No product looks like another's second change: there is no `-` before a digit in one.
+        """
+        return f"{self.product}-{self.turn}" if self.turn else self.product
 
     @property
     def subject(self) -> str:

@@ -86,6 +86,11 @@ async def update(world: World, subject: Subject) -> Ready:
     return Ready(world.steps.update, subject.group)
 
 
+async def show(world: World, subject: Subject) -> Ready:
+    await world.steps_undisturbed(update, subject)
+    return Ready(world.steps.show, subject.request)
+
+
 async def switch(world: World, subject: Subject) -> Ready:
     await world.steps_undisturbed(update, subject)
     return Ready(world.steps.switch, subject.group)
@@ -313,9 +318,10 @@ CASES = (
     Case(name="gateway.acquire", ready=acquire, options=options.ACQUIRE, subject=SNAPSHOT, twice_at_once=True),
     Case(name="gateway.give_back", ready=give_back, options=options.UNDO, subject=SNAPSHOT),
     Case(name="gateway.update", ready=update, options=options.UPDATE, subject=SNAPSHOT, twice_at_once=True),
+    Case(name="gateway.show", ready=show, options=options.SHORT, subject=SNAPSHOT),
     Case(name="gateway.switch", ready=switch, options=options.SHORT, subject=SNAPSHOT),
     Case(name="gateway.resume_old", ready=resume_old, options=options.UNDO, subject=SNAPSHOT),
-    Case(name="gateway.release", ready=release, options=options.SHORT, subject=SNAPSHOT),
+    Case(name="gateway.release", ready=release, options=options.RELEASE, subject=SNAPSHOT),
     Case(name="gateway.set_phase", ready=set_phase, options=options.SHORT, subject=SNAPSHOT),
     Case(name="gateway.finish", ready=finish, options=options.SHORT, subject=SNAPSHOT),
     Case(name="checks.check", ready=check, options=options.CHECK, subject=SNAPSHOT),

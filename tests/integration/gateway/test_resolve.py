@@ -354,3 +354,32 @@ async def rows(lost: Lost, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in await connection.fetch(sql, *arguments)]
     finally:
         await connection.close()
+
+
+async def test_the_standing_of_the_second_of_two_upgrades_is_its_own(place: Any, name: Any) -> None:
+    """Not that of the first, which ended well (requirement D2)."""
+    product = name("m")
+    accepts = {"metadata": {"uplift": {"upgradeFrom": ">=2.0"}}}
+    first, between, new = [
+        await place.register(f"{product}-{n}.0.0", provides=SYSTEM, **(accepts if n == 3 else {})) for n in (1, 2, 3)
+    ]
+    job = await place.job(await place.tenant(first), new)
+    intent = IntentRequest(key=f"{job.id}:{product}:init", product=product, subject=between, module=between, instance="i")
+    await place.runs.begin_intent(job.id, intent)
+    done = InitReport(state="ended", subject=between, effect="done", outcome="upgraded", data_version=between)
+    await place.runs.report_init(job.id, intent.key, done)
+    copy = Snapshot(
+        id=f"{job.id}-{product}",
+        job=job.id,
+        tenant=job.tenant,
+        product=product,
+        node="n",
+        dsn="env:X",
+        schema_name="s",
+        path="/s",
+    )
+    await place.runs.add_snapshot(copy)
+    await job.held(new, group=f"2-{product}")
+    (held,) = (await place.http.get(f"/_/runs/{job.id}/resolve")).json()["held"]
+
+    assert (held["old"], held["new"], held["init"], held["copy"]) == (between, new, "not asked for", None)
