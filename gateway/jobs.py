@@ -148,7 +148,10 @@ class Jobs:
         fixed = row.plan
         if fixed is None:
             decisions, plan = await self.plan(row.tenant, request)
-            modules = [dict(line, stage="pending") for line in with_ways(lines(decisions), plan)]
+            modules = [
+                dict(line, stage="done" if line["action"] == "uptodate" else "pending")
+                for line in with_ways(lines(decisions), plan)
+            ]
             fixed = await self._platform.jobs.set_plan(row.id, json.loads(json.dumps(asdict(plan))), modules)
         return BeginAnswer(
             tenant=row.tenant,

@@ -411,6 +411,30 @@ async def test_a_module_that_fails_in_the_middle_is_undone_and_a_second_job_ends
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3 * LONG)
+async def test_an_atomic_upgrade_in_which_a_module_fails_changes_nothing_and_one_that_ends_well_changes_all(world: World) -> None:
+    """Requirement D2, `mode=atomic`: nobody works meanwhile, since everything is held for longer than a request may wait."""
+    stack, tenant = world.stack, await world.tenant(*backend(POPPY))
+    wanted, before, old = backend(QUESNELIA), await world.data(tenant), await stack.enabled(tenant)
+    since = len(world.written(tenant, "migrated"))
+
+    job, seconds = await world.run(tenant, wanted, query=f"mode=atomic&tenantParameters=fail%3D{FAILS}")
+    world.say(tenant, f"atomic upgrade in which {FAILS} fails", job, seconds)
+    assert (job["status"], job["outcome"]) == ("error", "rolled_back")
+    assert len(world.written(tenant, "migrated")) > since
+    assert await stack.enabled(tenant) == old
+    assert await world.data(tenant) == before
+    await world.check_whole(tenant)
+
+    job, seconds = await world.run(tenant, wanted, query="mode=atomic")
+    world.say(tenant, "atomic upgrade", job, seconds)
+    assert job["outcome"].startswith("done"), job["errors"]
+    assert len((await world.plan(job["id"]))["groups"]) == 1
+    assert await stack.enabled(tenant) == sorted([world.built_in, *wanted])
+    await world.check_whole(tenant)
+
+
+@pytest.mark.soak
 @pytest.mark.timeout(2 * LONG)
 async def test_an_upgrade_goes_on_where_it_was_when_its_worker_is_killed_in_the_middle(world: World) -> None:
     """Requirement D3."""
