@@ -292,7 +292,11 @@ class Users:
                 answer = await self.world.stack.ask(self.tenant, path, method)
                 self.asked += 1
                 self.longest = max(self.longest, time.monotonic() - since)
-                if answer.status_code == good:
+                if (
+                    answer.status_code == good
+                    and product_of(answer.json()["module"]) == product
+                    and not answer.json().get("mixed")
+                ):
                     self.written[product] += method == "POST"
                 else:
                     self.faults.append(f"{method} {path}: {answer.status_code} {answer.text[:200]}")
