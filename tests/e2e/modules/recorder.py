@@ -1,7 +1,8 @@
 """A module that writes down every request it gets, its start and its stop, and answers tenant init as its parameters say.
 
 Run as `python recorder.py --id mod-rec-1.0.0 --port N --log FILE --dialect okapi2 [--start exit|late] [--slow-stop SECONDS]`.
-Tenant parameters: `do` (an HTTP status, `job`, `joberror`, `hang`), `seconds` (how long it takes), `warn` (a warning it tells).
+Tenant parameters: `do` (an HTTP status, `job`, `joberror`, `hang`), `seconds` (how long it takes), `warn` (a warning it tells),
+`only` (the module id that these are for; others answer 204), `call` (a path that is asked at `X-Okapi-Url`).
 """
 
 import argparse
@@ -14,6 +15,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 
 
@@ -73,6 +75,10 @@ class Recorder:
         if request.method == "DELETE":
             return web.Response(status=204)
         given = {item["key"]: item.get("value", "") for item in (body or {}).get("parameters") or []}
+        if "call" in given:
+            await self.call(request, given["call"])
+        if given.get("only", self.options.id) != self.options.id:
+            return web.Response(status=204)
         do, seconds = given.get("do", "204"), float(given.get("seconds", "0"))
         if do in ("job", "joberror", "hang"):
             return self.begin_job(do, seconds, given)
@@ -81,6 +87,14 @@ class Recorder:
             warnings = [{"message": given["warn"]}] if "warn" in given else []
             return web.json_response({"messages": ["went well"], "warnings": warnings}, status=int(do))
         return web.Response(status=int(do), text="" if do == "204" else f"answers {do} as asked")
+
+    async def call(self, request: web.Request, path: str) -> None:
+        headers = {"X-Okapi-Tenant": request.headers["X-Okapi-Tenant"], "Prefer": "wait=1"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(request.headers["X-Okapi-Url"] + path, headers=headers) as answer,
+        ):
+            self.write("called", request, status=answer.status, answer=await answer.text())
 
     def begin_job(self, do: str, seconds: float, given: dict[str, str]) -> web.Response:
         job = str(uuid.uuid4())
