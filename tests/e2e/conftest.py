@@ -284,7 +284,12 @@ async def start(home: Path, port: str = "0", env: Mapping[str, str] | None = Non
             cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, env=environment() | dict(env or {}),
         )  # fmt: skip
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE):
-        line = (await process.stdout.readline()).decode()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            line = (await process.stdout.readline()).decode()
+    except TimeoutError:
+        process.terminate()
+        await process.wait()
+        line = ""
     assert line.startswith("ready: "), (home / "up.err").read_text()
     return process, line.removeprefix("ready: ").strip()
