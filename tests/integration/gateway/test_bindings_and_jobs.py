@@ -426,6 +426,14 @@ async def test_what_is_up_to_date_is_said_and_harmless(site: Any, pair: tuple[st
     assert found.json() == [{"id": pair[0], "action": "uptodate"}]
 
 
+async def test_what_is_up_to_date_is_done_in_its_job(site: Any, pair: tuple[str, str]) -> None:
+    """Okapi map 5.2: a job went well where every line is done; there is nothing to do for this one."""
+    job = await site.job(await site.tenant(pair[0]), pair[0])
+    await job.finish()
+    ended = (await site.http.get(f"/_/proxy/tenants/{job.tenant}/install/{job.id}")).json()
+    assert ended["modules"] == [{"id": pair[0], "action": "uptodate", "stage": "done"}]
+
+
 async def test_a_request_with_a_plan_is_refused_when_the_world_has_moved(site: Any, pair: tuple[str, str]) -> None:
     old, new = pair
     tenant = await site.tenant()

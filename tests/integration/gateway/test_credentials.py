@@ -14,7 +14,9 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
+from folioclient import FolioClient
 
 from activities.deploy import NodeInstances, instance_id
 from deployers import ProcessDeployer
@@ -165,6 +167,30 @@ async def test_users_read_what_their_own_tenant_has(guarded: Guarded, upstream: 
         ]:
             assert (await user.get(path, headers=headers)).status_code == 401
         assert (await user.post(f"/_/proxy/tenants/{tenant}/modules", headers=own)).status_code == 401
+
+
+async def test_folioclient_reads_what_its_own_tenant_has_by_the_cookie_of_its_login(
+    guarded: Guarded, upstream: Any, name: Any
+) -> None:
+    """Okapi map 7, 12: a client that knows of no token of ours, nor sends Okapi's."""
+    product = name("m")
+    handler = {"methods": ["POST"], "pathPattern": "/authn/login-with-expiry", "permissionsRequired": []}
+    module = await guarded.site.register(
+        f"{product}-1.0.0", upstream.url, provides=[{"id": product, "version": "1.0", "handlers": [handler]}]
+    )
+    tenant = await guarded.site.tenant(module, await guarded.site.built_in())
+
+    async def log_in(request: web.BaseRequest) -> web.Response:
+        assert (await request.json())["username"] == "ada"
+        return web.json_response({}, status=201, headers={"Set-Cookie": "folioAccessToken=what.login.gave; Path=/; HttpOnly"})
+
+    upstream.answer = log_in
+
+    def use() -> list[str]:
+        with FolioClient(guarded.site.url, tenant, "ada", "secret") as client:
+            return list(client.module_versions)
+
+    assert await asyncio.to_thread(use) == sorted([module, await guarded.site.built_in()])
 
 
 async def test_the_data_path_asks_for_no_token(guarded: Guarded, upstream: Any, name: Any) -> None:
