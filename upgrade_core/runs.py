@@ -15,6 +15,10 @@ RESOLVE_JOB = "ResolveJob"
 RECONCILE = "Reconcile"
 KNOWING = "steps-are-told-what-the-run-knows"
 """Name of the patch since which runs keep what they know (`upgrade_core.known`)."""
+TELLING = "tenant-permissions"
+"""Name of the patch since which groups tell the permissions module."""
+STEPPING = "module-steps"
+"""Name of the patch since which prechecks and post steps are done."""
 DATABASE_DIFFERS = "DatabaseDiffers"
 """Type of the failure of a step whose run did what the gateway's database does not know (412)."""
 
@@ -92,10 +96,12 @@ class GroupResult:
 
     Attributes:
         known: What is on record of it from now on.
+        post_steps: Module ids that have post steps, and how many.
     """
 
     warnings: tuple[str, ...] = ()
     known: tuple[Fact, ...] = ()
+    post_steps: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

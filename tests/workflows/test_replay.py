@@ -62,8 +62,10 @@ _TASKS = """        tasks = [
 _CHECKED = '        self._note("✓ checked")'
 _UPDATE = "        await self._step(GatewaySteps.update, Step.UPDATE, self._group())"
 _INIT_VERIFY = """        for change in changes:
+            await self._tell_permissions(self._telling, change)
             if self._checked[change.product].calls_init:
                 await self._init(change)
+            await self._tell_new_permissions_module(self._telling, change)
 ...
         for change in changes:
             if self._checked[change.product].verifies:
