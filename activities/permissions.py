@@ -101,9 +101,13 @@ class PermissionActivities(PermissionSteps):
     async def _ask(self, request: TellStep, teller: ModuleDescriptor, call: Call, *, url: str) -> str | None:
         """One request; what to try it again for, or None if it was taken.
 
+        The gateway is asked first whether the step is still the run's: a worker that was taken for dead must not tell what
+        the undo has taken back meanwhile.
+
         Raises:
             _NotTold: It was refused.
         """
+        await self._gateway.compare(request.job)
         instance = await self._calls.instance(teller.id)
         if instance is None:
             return f"No running instances for module {teller.id}. Can not invoke {call.path}"

@@ -62,6 +62,8 @@ class TellsPermissions(HoldPoint):
             return
         if telling.checked[change.product].is_told or product_of(teller) == change.product:
             return  # a permissions module is told of itself, when it can read it
+        if change.version_to is None and change.bound is None:
+            return  # the data of what is not enabled is purged: it has no sets
         stop_if_aborted()
         telling.begun = True
         step = self._step_of(telling, teller)
@@ -121,6 +123,8 @@ class TellsPermissions(HoldPoint):
                 modules=tuple(change.bound for change in changes if change.bound is not None),
                 gone=tuple(change.version_to for change in changes if change.bound is None and change.version_to is not None),
             )
+            if not (step.modules or step.gone):
+                continue
             while True:
                 result = await self._tell_old_once(step)
                 self._warnings.extend(result.warnings)

@@ -117,6 +117,17 @@ async def test_a_permissions_module_that_comes_first_in_a_group_is_told_of_what_
     ]
 
 
+async def test_of_data_that_is_purged_without_a_binding_nobody_is_told(
+    temporal: Client, script: Any, queue: str, final: Any, new_id: str
+) -> None:
+    purge = Change(kind=Kind.PURGE, product="mod-a", version_from="mod-a-1.0.0")
+    script.answers.update(check=checked(), switch=final("no"))
+    with pytest.raises(WorkflowFailureError):
+        await (await start(temporal, queue, new_id, purge)).result()
+
+    assert not {"tell", "tell_old"} & set(script.calls)
+
+
 async def test_what_follows_a_permissions_module_that_goes_is_told_to_nobody(
     temporal: Client, script: Any, queue: str, new_id: str
 ) -> None:

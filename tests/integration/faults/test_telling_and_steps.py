@@ -12,10 +12,14 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.signatures import Checked, FollowModuleStep, ModuleStepRequest, ModuleStepState, TellStep, UndoResult
-from tests.integration.faults.cases import STEPPED, TOLD, module_step, telling, update
+from gateway_client import knowing
+from tests.integration.faults.cases import STEPPED, TOLD, module_step, resume_old, telling, update
 from tests.integration.faults.world import Subject, World
 from tests.wire.faults import Refuse, Status
+from upgrade_core.ids import hold_id
+from upgrade_core.known import Fact, FactKind
 from upgrade_core.module_steps import StepEffect, StepKind
+from upgrade_core.runs import DATABASE_DIFFERS
 
 
 class Site:
@@ -88,6 +92,19 @@ async def test_a_refusal_is_told_in_okapis_words_and_not_tried_again(world: Worl
 
     assert caught.value.message == f"POST request for {subject.old} /perms failed with 400: bad name"
     assert (caught.value.type, caught.value.non_retryable, len(site.got)) == ("PermissionsRefused", True, 1)
+
+
+async def test_a_worker_that_comes_back_after_the_undo_tells_nothing(world: World, site: Site) -> None:
+    """It was taken for dead: its group is open again, and users have the old version."""
+    subject = await world.subject(**TOLD)
+    await world.steps_undisturbed(update, subject)
+    held = Fact(kind=FactKind.HELD, key=hold_id(subject.job.id, "g", subject.product), about=subject.product)
+    await world.steps_undisturbed(resume_old, subject)
+    with knowing((held,)), pytest.raises(ApplicationError) as caught:
+        await told(world, telling(subject, subject.old, modules=(subject.new,)))
+
+    assert caught.value.type == DATABASE_DIFFERS
+    assert site.got == []
 
 
 async def test_one_that_restarts_is_told_again(world: World, site: Site) -> None:
