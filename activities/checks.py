@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from typing import Any
 
 import httpx
 from temporalio import activity
@@ -13,9 +12,11 @@ from activities.translate import final, translated
 from gateway_client import GatewayClient, OverlayRequest
 from module_data import PostgresData
 from upgrade_core.decisions import calls_init
-from upgrade_core.descriptors import Check, ModuleDescriptor, Undo
+from upgrade_core.descriptors import TENANT_PERMISSIONS, Check, ModuleDescriptor, Undo
 from upgrade_core.ids import ModuleId, copy_id, schema_name
+from upgrade_core.module_steps import contains
 from upgrade_core.plan import Change, Kind
+from upgrade_core.tenant_init import is_invoked
 from uplift_settings import read_secret
 from uplift_settings.tree import DataSettings, SnapshotSettings, VerifySettings
 
@@ -55,6 +56,7 @@ class CheckActivities(CheckSteps):
             init_module = await self._init_module(change)
             asked = await self._gateway.descriptor(init_module)
             called = calls_init(change, asked, invoke=request.invoke)
+            tells = await self._permissions_module(request)
             dsn, schema = self._place(subject, request.tenant)
             undo = change.undo or (Undo.SNAPSHOT if dsn else Undo.MODULE)
             copies = undo is Undo.SNAPSHOT and called and change.kind is not Kind.DISABLE
@@ -80,6 +82,10 @@ class CheckActivities(CheckSteps):
             verifies=enables and bool(subject.uplift.checks or subject.uplift.data_version),
             soak=subject.uplift.soak if enables else 0.0,
             warnings=warnings if change.undo is None else (),
+            tells=tells,
+            is_told=_is_told(request, subject),
+            prechecks=len(subject.uplift.prechecks) if enables else 0,
+            post_steps=len(subject.uplift.post_steps) if enables else 0,
         )
 
     @activity.defn(name="checks.recall")
@@ -93,6 +99,7 @@ class CheckActivities(CheckSteps):
             dsn, schema = self._place(subject, request.tenant)
             wanted = copy_id(request.job, change.key)
             copy = next((found for found in await self._gateway.snapshots() if found.id == wanted), None)
+            tells = await self._permissions_module(request)
             undo = change.undo or Undo.MODULE
             if copy is not None:
                 undo, dsn, schema = Undo.SNAPSHOT, copy.dsn, copy.schema_name
@@ -106,6 +113,9 @@ class CheckActivities(CheckSteps):
             schema=schema,
             copies=copy is not None,
             init_module=init_module,
+            tells=tells,
+            is_told=_is_told(request, subject),
+            post_steps=len(subject.uplift.post_steps) if change.version_to is not None else 0,
         )
 
     @activity.defn(name="checks.verify")
@@ -135,6 +145,11 @@ class CheckActivities(CheckSteps):
             if higher.uplift.undo is Undo.REVERSIBLE:
                 return change.bound
         return change.version_to
+
+    async def _permissions_module(self, request: ChangeRequest) -> str:
+        """The enabled permissions module, if it is to be called; the first by its id, if there are several."""
+        found = await self._gateway.providers(request.tenant, TENANT_PERMISSIONS)
+        return next((module for module in sorted(found)[:1] if is_invoked(request.invoke, module)), "")
 
     def _place(self, descriptor: ModuleDescriptor, tenant: str) -> tuple[str, str]:
         dsn = descriptor.uplift.data_dsn or self._data.dsn
@@ -178,7 +193,7 @@ class CheckActivities(CheckSteps):
                 given = answer.json()
             except (ValueError, RecursionError):
                 return f"{what}: expected JSON, got {answer.text[:_SHOWN]!r}"
-            if not _contains(given, wanted):
+            if not contains(given, wanted):
                 return f"{what}: expected {check.json[:_SHOWN]}, got {answer.text[:_SHOWN]}"
         return None
 
@@ -226,8 +241,7 @@ class CheckActivities(CheckSteps):
         return found
 
 
-def _contains(given: Any, wanted: Any) -> bool:
-    """Whether every member that is wanted is there; further ones do not matter."""
-    if isinstance(wanted, dict):
-        return isinstance(given, dict) and all(name in given and _contains(given[name], value) for name, value in wanted.items())
-    return bool(given == wanted)
+def _is_told(request: ChangeRequest, subject: ModuleDescriptor) -> bool:
+    """Whether the version to go to is a permissions module that is to be called."""
+    enables = request.change.version_to is not None
+    return enables and subject.is_permissions_module and is_invoked(request.invoke, subject.id)

@@ -6,7 +6,17 @@ from typing import Any
 from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from activities.signatures import ChangeRequest, CheckedChange, FinishStep, FollowRequest, GroupStep, PhaseStep
+from activities.signatures import (
+    ChangeRequest,
+    CheckedChange,
+    FinishStep,
+    FollowModuleStep,
+    FollowRequest,
+    GroupStep,
+    ModuleStepRequest,
+    PhaseStep,
+    TellStep,
+)
 from activities.translate import translated
 from gateway_client import DatabaseDiffers, GatewayClient, GatewayError, knowing
 from upgrade_core.known import Fact
@@ -77,7 +87,7 @@ class _Step(ActivityInboundInterceptor):
 
 def _known(request: Any) -> tuple[str, tuple[Fact, ...]]:
     """Job and facts of a step's request."""
-    step = request.step if isinstance(request, FollowRequest) else request
-    if isinstance(step, ChangeRequest | CheckedChange | GroupStep | FinishStep | PhaseStep):
+    step = request.step if isinstance(request, FollowRequest | FollowModuleStep) else request
+    if isinstance(step, ChangeRequest | CheckedChange | GroupStep | FinishStep | PhaseStep | TellStep | ModuleStepRequest):
         return step.job, step.known
     return "", ()

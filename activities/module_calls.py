@@ -88,6 +88,20 @@ class ModuleCalls:
             except httpx.HTTPError as error:
                 raise NoAnswer(f"{instance.id} at {instance.url} broke off: {str(error) or type(error).__name__}") from error
 
+    async def send(self, instance: Instance, call: Call, *, tenant: str, url: str, timeout: float) -> httpx.Response:
+        """One request that does the same when it is repeated; `timeout` seconds are given for its answer.
+
+        Raises:
+            NoAnswer: None came.
+        """
+        headers = _headers(tenant, url, call)
+        try:
+            return await self._fresh.request(
+                call.method, instance.url + call.path, content=call.body, headers=headers, timeout=timeout
+            )
+        except httpx.HTTPError as error:
+            raise NoAnswer(f"{instance.id} at {instance.url}: {str(error) or type(error).__name__}") from error
+
     async def look(self, instance: Instance, call: Call, *, tenant: str, url: str, wait: float) -> httpx.Response | None:
         """One request without effect; None where no answer came. `wait` seconds are asked for as RMB's long poll."""
         try:

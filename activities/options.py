@@ -92,6 +92,22 @@ VERIFY = Options(
 )
 """Checks: their own timeouts are in the settings."""
 
+TELL = Options(
+    start_to_close_timeout=timedelta(hours=1),
+    heartbeat_timeout=_HARMLESS_TWICE,
+    retry_policy=_SOON,
+    cancellation_type=_WAIT,
+)
+"""Telling a permissions module: a module that does not answer is waited for within `permissions.retry`, since users wait."""
+
+STEP = Options(
+    start_to_close_timeout=14 * _DAY,
+    heartbeat_timeout=_HARMLESS_TWICE,
+    retry_policy=_SOON,
+    cancellation_type=_WAIT,
+)
+"""Prechecks, post steps and their jobs: bounded by the settings `steps`."""
+
 UNDO = Options(
     start_to_close_timeout=_DAY, heartbeat_timeout=timedelta(seconds=10), retry_policy=_PATIENT, cancellation_type=_WAIT
 )

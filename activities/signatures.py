@@ -6,6 +6,7 @@ from temporalio import activity
 
 from upgrade_core.descriptors import Undo
 from upgrade_core.known import Fact
+from upgrade_core.module_steps import StepEffect, StepKind
 from upgrade_core.plan import Change, Plan
 from upgrade_core.reconcile import Found, NodeView, Repair, Report
 
@@ -65,6 +66,10 @@ class Checked:
         verifies: Whether there are checks to run before the switch.
         soak: Seconds to watch the new version after the switch.
         warnings: What the operator should know.
+        tells: The enabled permissions module that is told of the change; empty: there is none, or it is not to be called.
+        is_told: Whether the version to go to is a permissions module, which is told of its own sets and those of others.
+        prechecks: How many prechecks the version to go to has.
+        post_steps: How many post steps it has.
     """
 
     needs_instance: bool = True
@@ -77,6 +82,10 @@ class Checked:
     verifies: bool = False
     soak: float = 0.0
     warnings: tuple[str, ...] = ()
+    tells: str = ""
+    is_told: bool = False
+    prechecks: int = 0
+    post_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +187,79 @@ class Verdict:
     """What the checks said; empty failures mean that all are well."""
 
     failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellStep:
+    """What a permissions module is told, in this order. Telling the same again changes nothing.
+
+    Attributes:
+        group: Key of the group on whose behalf it is told.
+        teller: The permissions module, by its id.
+        modules: Module ids whose sets it is told.
+        gone: Module ids that it is told to have no sets any more.
+        enabled: Whether it is also told the sets of all that the tenant has enabled.
+        changed: Changes of the group that are done already: what they go to is told, not what they leave.
+        overlay: Whether it is itself part of the group, so that what it calls must get past the hold.
+        known: What the run knows to be on record.
+    """
+
+    job: str
+    tenant: str
+    group: str
+    teller: str
+    modules: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    enabled: bool = False
+    changed: tuple[Change, ...] = ()
+    overlay: bool = False
+    known: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleStepRequest:
+    """One of a version's prechecks or post steps.
+
+    Attributes:
+        module: The version whose descriptor has it.
+        kind: Which list it is in.
+        index: Its place there, from 0.
+        bound: Module id that the tenant has enabled now; None: none. A precheck of the old version is left out then.
+        known: What the run knows to be on record.
+    """
+
+    job: str
+    tenant: str
+    module: str
+    kind: StepKind
+    index: int
+    bound: str | None = None
+    known: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleStepState:
+    """Where a precheck or post step is.
+
+    Attributes:
+        effect: `done`, `follow` or `failed`.
+        job_path: Where its job is looked at.
+        begun: When it was asked for, in seconds since 1970.
+    """
+
+    effect: StepEffect
+    job_path: str = ""
+    begun: float = 0.0
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowModuleStep:
+    """The job of a precheck or post step, to follow to its end."""
+
+    step: ModuleStepRequest
+    state: ModuleStepState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,6 +483,39 @@ class TenantInitSteps:
     @activity.defn(name="tenant_init.settle")
     async def settle(self, request: CheckedChange) -> UndoResult:
         """Take tenant init for done, because a person says so: nothing migrates any more, the data is the new version's."""
+        raise NotImplementedError
+
+
+class PermissionSteps:
+    """Telling permissions modules (`_tenantPermissions`)."""
+
+    @activity.defn(name="permissions.tell")
+    async def tell(self, request: TellStep) -> None:
+        """Tell a permissions module which sets modules have now."""
+        raise NotImplementedError
+
+    @activity.defn(name="permissions.tell_old")
+    async def tell_old(self, request: TellStep) -> UndoResult:
+        """Undo of `tell`: tell it which sets they had."""
+        raise NotImplementedError
+
+
+class ModuleSteps:
+    """What descriptors ask for before the hold (`prechecks`) and after the switch (`post_steps`)."""
+
+    @activity.defn(name="module_steps.start")
+    async def start(self, request: ModuleStepRequest) -> ModuleStepState:
+        """Send its request."""
+        raise NotImplementedError
+
+    @activity.defn(name="module_steps.follow")
+    async def follow(self, request: FollowModuleStep) -> ModuleStepState:
+        """Follow the job that it began to its end."""
+        raise NotImplementedError
+
+    @activity.defn(name="module_steps.close")
+    async def close(self, request: ChangeRequest) -> None:
+        """Close what a change's prechecks reached the new version through."""
         raise NotImplementedError
 
 

@@ -28,7 +28,14 @@ from gateway_client._models import (
 )
 from upgrade_core.descriptors import ModuleDescriptor, parse_descriptor
 from upgrade_core.errors import UpliftError
+from upgrade_core.permissions import PermissionList, parse_permissions
 from upgrade_core.reconcile import Ledger, Report
+
+
+class _Enabled(BaseModel):
+    """A line of `/_/proxy/tenants/{tenant}/modules`."""
+
+    id: str
 
 
 class _Variable(BaseModel):
@@ -72,6 +79,24 @@ class GatewayClient(LifecycleCalls):
                 raise GatewayUnavailable(f"the answer is no descriptor of {module}: {error}") from error
             self._descriptors[module] = found
         return found
+
+    async def permissions(self, module: str) -> PermissionList:
+        """What a module's descriptor says of permissions."""
+        wire = await self.call("GET", f"/_/proxy/modules/{quoted(module)}")
+        try:
+            return parse_permissions(wire)
+        except (AttributeError, TypeError, KeyError) as error:
+            raise GatewayUnavailable(f"the answer is no descriptor of {module}: {error}") from error
+
+    async def enabled(self, tenant: str) -> tuple[str, ...]:
+        """Ids of the modules that a tenant has enabled."""
+        answer = await self.call("GET", f"/_/proxy/tenants/{quoted(tenant)}/modules")
+        return tuple(found.id for found in read_all(_Enabled, answer))
+
+    async def providers(self, tenant: str, interface: str) -> tuple[str, ...]:
+        """Ids of a tenant's modules that provide a system interface."""
+        answer = await self.call("GET", f"/_/proxy/tenants/{quoted(tenant)}/interfaces/{quoted(interface)}?type=system")
+        return tuple(found.id for found in read_all(_Enabled, answer))
 
     async def environment(self) -> dict[str, str]:
         """Variables of every instance that is deployed from now on (`/_/env`)."""

@@ -7,6 +7,8 @@ resolution and pipelines read. `metadata.uplift` carries what Uplift adds:
 {"undo": "snapshot", "rerunnable": true, "upgradeFrom": ">=1.0,<3", "soak": 0,
  "data": {"dsn": "env:USERS_DB", "schema": "{tenant}_{product_}"},
  "checks": [{"method": "GET", "path": "/users/count", "status": 200, "json": {"ok": true}}],
+ "prechecks": [{"path": "/users/duplicates", "on": "old", "json": {"count": 0}}],
+ "post_steps": [{"path": "/users/reindex", "job": {"path": "/users/reindex/{id}", "done": {"state": "done"}}}],
  "dataVersion": "/users/_version", "health": "/admin/health"}
 ```
 """
@@ -35,10 +37,15 @@ _ENTRY_TYPES = frozenset(
 INTERNAL = "internal"
 """Type of an interface that only the gateway's own module may provide: who registers others refuses it."""
 _INTERFACE_TYPES = frozenset({"proxy", "system", "multiple", INTERNAL})
+TENANT_PERMISSIONS = "_tenantPermissions"
+"""System interface of a permissions module."""
 HEALTH = "/admin/health"
 """Where modules of FOLIO say that they are well."""
 MAX_TEXT = 2_000
 """Longest path, specifier or pattern that is taken over from a descriptor into a run's payload, in characters."""
+MAX_CHECKS = 50
+"""Most checks, prechecks or post steps of a module."""
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH")
 
 
 class Undo(StrEnum):
@@ -115,10 +122,48 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepJob:
+    """Where the work that a step began is looked at, for modules that do not answer 202 with a Location.
+
+    Attributes:
+        path: Its path; `{id}` is the `id` of the answer that began it.
+        done: Canonical JSON text that the job's object contains when it has ended well.
+        failed: As `done`, when it has failed; None: nothing says so.
+    """
+
+    path: str
+    done: str
+    failed: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleStep:
+    """A request of `prechecks` or `post_steps`: sent as the tenant, and followed to its end where it begins a job.
+
+    Attributes:
+        body: JSON text that is sent; None: nothing is.
+        status: The status it must be answered with; None: any from 200 to 299.
+        json: Canonical JSON text that the answer's object, or its job's at the end, must contain; None: it does not matter.
+        on_old: Whether the version that the tenant has is asked (prechecks only).
+        job: Where its job is looked at; None: at the Location of a 202.
+    """
+
+    method: str
+    path: str
+    body: str | None = None
+    status: int | None = None
+    json: str | None = None
+    on_old: bool = False
+    job: StepJob | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpliftMetadata:
     """`metadata.uplift` of a descriptor.
 
     Attributes:
+        prechecks: What must be well before anybody is held.
+        post_steps: What is done when the tenant has the version.
         health: Path that a well instance answers with less than 500; FOLIO's habit where the descriptor does not say.
     """
 
@@ -129,6 +174,8 @@ class UpliftMetadata:
     data_dsn: str = ""
     data_schema: str = ""
     checks: tuple[Check, ...] = ()
+    prechecks: tuple[ModuleStep, ...] = ()
+    post_steps: tuple[ModuleStep, ...] = ()
     data_version: str = ""
     health: str = HEALTH
 
@@ -154,6 +201,12 @@ class ModuleDescriptor:
     def interface(self, interface_id: str) -> Interface | None:
         """The provided interface of that id, or None."""
         return next((provided for provided in self.provides if provided.id == interface_id), None)
+
+    @property
+    def is_permissions_module(self) -> bool:
+        """Whether it is told which permission sets the others define; an interface of another type is no such interface."""
+        provided = self.interface(TENANT_PERMISSIONS)
+        return provided is not None and provided.type == "system"
 
     @property
     def needs_instance(self) -> bool:
@@ -210,7 +263,9 @@ def parse_uplift(wire: Any) -> UpliftMetadata:
     if wire is None:
         return UpliftMetadata()
     where = "metadata.uplift"
-    members = {"undo", "rerunnable", "upgradeFrom", "soak", "data", "checks", "dataVersion", "health"}
+    members = {
+        "undo", "rerunnable", "upgradeFrom", "soak", "data", "checks", "prechecks", "post_steps", "dataVersion", "health",
+    }  # fmt: skip
     wire = _object(wire, where, members)
     undo = wire.get("undo")
     if undo is not None and undo not in tuple(Undo):  # what JSON holds need not be hashable
@@ -230,9 +285,6 @@ def parse_uplift(wire: Any) -> UpliftMetadata:
     dsn = _text(data.get("dsn", ""), f"{where}.data.dsn")
     if dsn and not dsn.startswith(("env:", "file:")):
         raise InvalidDescriptor(f"{where}.data.dsn: must be a reference, env:NAME or file:PATH, since descriptors are public")
-    checks = wire.get("checks", [])
-    if not isinstance(checks, list) or len(checks) > 50:  # noqa: PLR2004
-        raise InvalidDescriptor(f"{where}.checks: must be a list of at most 50 checks")
     return UpliftMetadata(
         undo=Undo(undo) if undo is not None else None,
         rerunnable=rerunnable,
@@ -240,7 +292,9 @@ def parse_uplift(wire: Any) -> UpliftMetadata:
         soak=float(soak),
         data_dsn=dsn,
         data_schema=_text(data.get("schema", ""), f"{where}.data.schema"),
-        checks=tuple(_check(item, f"{where}.checks[{index}]") for index, item in enumerate(checks)),
+        checks=tuple(_check(item, at) for at, item in _listed(wire, where, "checks", "checks")),
+        prechecks=tuple(_precheck(item, at) for at, item in _listed(wire, where, "prechecks", "checks")),
+        post_steps=tuple(_post_step(item, at) for at, item in _listed(wire, where, "post_steps", "steps")),
         data_version=_path(wire.get("dataVersion", ""), f"{where}.dataVersion"),
         health=_path(wire.get("health", ""), f"{where}.health") or HEALTH,
     )
@@ -327,21 +381,87 @@ def _launch(wire: Mapping[str, Any] | None) -> LaunchDescriptor | None:
     )
 
 
+def _listed(wire: Mapping[str, Any], where: str, member: str, what: str) -> Iterator[tuple[str, Any]]:
+    """The items of a list, each with the place where it stands."""
+    items = wire.get(member, [])
+    if not isinstance(items, list) or len(items) > MAX_CHECKS:
+        raise InvalidDescriptor(f"{where}.{member}: must be a list of at most {MAX_CHECKS} {what}")
+    return ((f"{where}.{member}[{index}]", item) for index, item in enumerate(items))
+
+
 def _check(wire: Any, where: str) -> Check:
     wire = _object(wire, where, {"method", "path", "status", "json"})
-    method = wire.get("method", "GET")
-    if method not in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"):
+    return Check(
+        method=_method(wire, where, "GET"),
+        path=_needed_path(wire, where),
+        status=_status(wire.get("status", 200), where),
+        json=_json(wire, where, "json"),
+    )
+
+
+def _precheck(wire: Any, where: str) -> ModuleStep:
+    wire = _object(wire, where, {"method", "path", "body", "status", "json", "job", "on"})
+    on = wire.get("on", "new")
+    if on not in ("old", "new"):
+        raise InvalidDescriptor(f"{where}.on: must be old or new: the version that is asked")
+    return _step(wire, where, method="GET", on_old=on == "old")
+
+
+def _post_step(wire: Any, where: str) -> ModuleStep:
+    wire = _object(wire, where, {"method", "path", "body", "status", "json", "job"})
+    return _step(wire, where, method="POST", on_old=False)
+
+
+def _step(wire: Mapping[str, Any], where: str, *, method: str, on_old: bool) -> ModuleStep:
+    return ModuleStep(
+        method=_method(wire, where, method),
+        path=_needed_path(wire, where),
+        body=_json(wire, where, "body"),
+        status=_status(wire["status"], where) if "status" in wire else None,
+        json=_json(wire, where, "json"),
+        on_old=on_old,
+        job=_step_job(wire["job"], f"{where}.job") if "job" in wire else None,
+    )
+
+
+def _step_job(wire: Any, where: str) -> StepJob:
+    wire = _object(wire, where, {"path", "done", "failed"})
+    for name in ("done", "failed"):
+        if (name in wire or name == "done") and not (isinstance(wire.get(name), Mapping) and wire[name]):
+            raise InvalidDescriptor(f"{where}.{name}: must be an object, not empty, that the job's object contains then")
+    done = _json(wire, where, "done")
+    assert done is not None
+    return StepJob(path=_needed_path(wire, where), done=done, failed=_json(wire, where, "failed"))
+
+
+def _method(wire: Mapping[str, Any], where: str, default: str) -> str:
+    method = wire.get("method", default)
+    if method not in _METHODS:
         raise InvalidDescriptor(f"{where}.method: {method!r} is no HTTP method")
-    status = wire.get("status", 200)
+    return str(method)
+
+
+def _status(status: Any, where: str) -> int:
     if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:  # noqa: PLR2004
         raise InvalidDescriptor(f"{where}.status: must be an HTTP status from 200 to 599")
+    return status
+
+
+def _needed_path(wire: Mapping[str, Any], where: str) -> str:
     path = _path(wire.get("path", ""), f"{where}.path")
     if not path:
         raise InvalidDescriptor(f"{where}.path: is missing")
-    expected = json.dumps(wire["json"], sort_keys=True) if "json" in wire else None
-    if expected is not None and len(expected) > MAX_TEXT:
-        raise InvalidDescriptor(f"{where}.json: must not exceed {MAX_TEXT} characters")
-    return Check(method=method, path=path, status=status, json=expected)
+    return path
+
+
+def _json(wire: Mapping[str, Any], where: str, member: str) -> str | None:
+    """A member's canonical JSON text; None where it is not there."""
+    if member not in wire:
+        return None
+    text = json.dumps(wire[member], sort_keys=True)
+    if len(text) > MAX_TEXT:
+        raise InvalidDescriptor(f"{where}.{member}: must not exceed {MAX_TEXT} characters")
+    return text
 
 
 def _object(wire: Any, where: str, members: set[str]) -> Mapping[str, Any]:
@@ -372,6 +492,7 @@ def _path(value: Any, where: str) -> str:
 __all__ = [
     "HEALTH",
     "INTERNAL",
+    "TENANT_PERMISSIONS",
     "Check",
     "Handler",
     "Interface",
@@ -379,7 +500,9 @@ __all__ = [
     "InvalidId",
     "LaunchDescriptor",
     "ModuleDescriptor",
+    "ModuleStep",
     "Requirement",
+    "StepJob",
     "Undo",
     "UpliftMetadata",
     "accepts_upgrade_from",

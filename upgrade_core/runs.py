@@ -17,6 +17,10 @@ KNOWING = "steps-are-told-what-the-run-knows"
 """Name of the patch since which runs keep what they know (`upgrade_core.known`)."""
 SEVERAL = "groups-of-several-changes"
 """Name of the patch since which what leaves in a group is asked to last, and what has no tenant init is shown to the others."""
+TELLING = "tenant-permissions"
+"""Name of the patch since which groups tell the permissions module."""
+STEPPING = "module-steps"
+"""Name of the patch since which prechecks and post steps are done."""
 DATABASE_DIFFERS = "DatabaseDiffers"
 """Type of the failure of a step whose run did what the gateway's database does not know (412)."""
 
@@ -95,11 +99,13 @@ class GroupResult:
     Attributes:
         about: The product of each warning.
         known: What is on record of it from now on.
+        post_steps: Module ids that have post steps, and how many.
     """
 
     warnings: tuple[str, ...] = ()
     about: tuple[str, ...] = ()
     known: tuple[Fact, ...] = ()
+    post_steps: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

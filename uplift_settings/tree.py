@@ -318,6 +318,41 @@ class VerifySettings(_Group):
     )
 
 
+class PermissionSettings(_Group):
+    """Telling a tenant's permissions module (`_tenantPermissions`)."""
+
+    timeout: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="Seconds for the answer to one list; it may write hundreds of permissions and assign them to users."
+    )
+    retry: Seconds = Field(
+        30.0,
+        description="Seconds that a permissions module which is away, or answers with 5xx, is asked again: users wait meanwhile.",
+    )
+
+
+class StepSettings(_Group):
+    """Prechecks and post steps of descriptors."""
+
+    timeout: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="Seconds for the answer to one request; what takes longer begins a job and answers 202."
+    )
+    retry: Seconds = Field(
+        30.0, description="Seconds that a request which is not answered, or with 5xx, is sent again; a restart ends within them."
+    )
+    silence: Seconds = Field(
+        600.0, description="Seconds that looks at a job may fail before it counts as lost; as long as tenant-init jobs get."
+    )
+    poll_max: Annotated[float, Field(gt=0)] = Field(
+        15.0, description="Longest pause between looks at a job, in seconds; as for tenant-init jobs."
+    )
+    precheck_max: Seconds = Field(
+        3_600.0, description="Seconds for one precheck with its job. Nobody is held yet, but the job does not go on either."
+    )
+    post_step_max: Seconds = Field(
+        2 * 86_400.0, description="Seconds for one post step with its job; a full reindex of a large site takes a day."
+    )
+
+
 class ReconcileSettings(_Group):
     """Comparing what rows, runs, processes and files say."""
 
@@ -382,6 +417,8 @@ class Settings(_Group):
     snapshots: SnapshotSettings = SnapshotSettings()
     init: InitSettings = InitSettings()
     verify: VerifySettings = VerifySettings()
+    permissions: PermissionSettings = PermissionSettings()
+    steps: StepSettings = StepSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     stack: StackSettings = StackSettings()
     log: LogSettings = LogSettings()

@@ -23,6 +23,8 @@ from activities.deploy import DeployActivities, NodeInstances
 from activities.gateway_steps import GatewayActivities
 from activities.knowing import Knowing
 from activities.module_calls import ModuleCalls
+from activities.module_steps import ModuleStepActivities
+from activities.permissions import PermissionActivities
 from activities.reconcile import NodeReconcileActivities, ReconcileActivities
 from activities.snapshots import SnapshotActivities
 from activities.tenant_init import TenantInitActivities
@@ -218,6 +220,8 @@ def build_workers(
         data=settings.data,
         snapshots=settings.snapshots,
     )
+    permissions = PermissionActivities(gateway=gateway, calls=calls, settings=settings.permissions)
+    module_steps = ModuleStepActivities(gateway=gateway, settings=settings.steps)
     deploy = DeployActivities(gateway=gateway, instances=instances, settings=settings.deploy)
     reconcile = ReconcileActivities(
         gateway=gateway,
@@ -238,7 +242,8 @@ def build_workers(
         activities=[
             steps.begin, steps.acquire, steps.give_back, steps.update, steps.show, steps.switch, steps.resume_old,
             steps.release, steps.set_phase, steps.finish, checks.check, checks.recall, checks.verify, copies.take, init.start,
-            init.follow, init.undo, init.settle, deploy.place, deploy.retire, deploy.retired, reconcile.begin, reconcile.compare,
+            init.follow, init.undo, init.settle, permissions.tell, permissions.tell_old, module_steps.start, module_steps.follow,
+            module_steps.close, deploy.place, deploy.retire, deploy.retired, reconcile.begin, reconcile.compare,
             reconcile.repair, reconcile.report,
         ],
         workflow_runner=workflow_runner(),

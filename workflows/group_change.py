@@ -23,23 +23,30 @@ with workflow.unsafe.imports_passed_through():
         GatewaySteps,
         GroupStep,
         InitState,
+        ModuleStepRequest,
+        ModuleSteps,
         PhaseStep,
         SnapshotSteps,
         TenantInitSteps,
     )
     from upgrade_core.ids import copy_id, hold_id, step_key
     from upgrade_core.known import Fact, FactKind, newest, once_opened, while_opening, without
+    from upgrade_core.module_steps import StepEffect, StepKind
     from upgrade_core.plan import STEPS, Change, Step
-    from upgrade_core.runs import DATABASE_DIFFERS, GROUP_CHANGE, KNOWING, SEVERAL, GroupRequest, GroupResult
-    from workflows.hold_point import PHASE, HoldPoint
+    from upgrade_core.runs import DATABASE_DIFFERS, GROUP_CHANGE, KNOWING, SEVERAL, STEPPING, GroupRequest, GroupResult
+    from workflows.hold_point import PHASE
+    from workflows.module_steps import carry_out
+    from workflows.telling import Telling, TellsPermissions
     from workflows.undo import FAILURES, UndoStack, kind_of, reason_of, shielded, stop_if_aborted
 
 _Result = TypeVar("_Result")
 _PHASES = {
     Step.CHECK: "planned",
     Step.ACQUIRE: "deploying",
+    Step.PRECHECK: "checking",
     Step.UPDATE: "updating",
     Step.SNAPSHOT: "copying",
+    Step.PERMISSIONS: "migrating",
     Step.INIT: "migrating",
     Step.VERIFY: "verifying",
     Step.SWITCH: "switching",
@@ -52,7 +59,7 @@ _UNSTOPPABLE = (_PHASES[Step.SWITCH], _PHASES[Step.WATCH], "undoing")
 
 
 @workflow.defn(name=GROUP_CHANGE)
-class GroupChange(HoldPoint):
+class GroupChange(TellsPermissions):
     """Carries out one group of one tenant's job."""
 
     @workflow.init
@@ -62,6 +69,7 @@ class GroupChange(HoldPoint):
         self._request = request
         self._undo = UndoStack()
         self._checked: dict[str, Checked] = {}
+        self._telling = Telling(tenant=request.tenant, group=request.group, checked=self._checked)
         self._known = request.known
         self._knows = False
         self._let_be = False
@@ -88,13 +96,16 @@ class GroupChange(HoldPoint):
             kind = "RollbackFailed" if left else "RolledBack"
             warnings = [list(warning) for warning in zip(self._warned, self._warnings, strict=True)]
             raise ApplicationError(why, list(left), kind_of(error), warnings, type=kind, non_retryable=True) from None
+        await self._tell_upgraded_permissions_module(self._telling)
         try:
             await self._watch()
         except asyncio.CancelledError:
             self._warn("aborted after the switch: users write to the new version, so it stays")
         await shielded(self._step(GatewaySteps.release, Step.RELEASE, self._group()))
         opened = tuple(fact for fact in self._known if fact.kind is FactKind.OPENED and fact not in request.known)
-        return GroupResult(warnings=tuple(self._warnings), about=tuple(self._warned), known=opened)
+        return GroupResult(
+            warnings=tuple(self._warnings), about=tuple(self._warned), known=opened, post_steps=self._post_steps()
+        )
 
     async def _forward(self, request: GroupRequest) -> None:
         changes = request.group.changes
@@ -108,6 +119,7 @@ class GroupChange(HoldPoint):
         for change in changes:
             if Step.ACQUIRE in STEPS[change.kind]:
                 await self._acquire(change)
+        await self._precheck(changes)
         stop_if_aborted()
         self._look_at(None)
         self._undo.push("RESUME on the old version", self._resume_old)
@@ -124,19 +136,27 @@ class GroupChange(HoldPoint):
                 self._learn(FactKind.COPY, copy_id(request.job, change.key), change.product)
                 self._note(f"✓ copied {checked.schema}")
         last = self._what_goes_last(changes)
+        if self._telling.is_needed:
+            self._undo.push("tell the old permissions", self._tell_old)
         for change in changes:
             if change in last:
                 continue
+            self._look_at(change)
+            await self._tell_permissions(self._telling, change)
             if self._checked[change.product].calls_init:
                 await self._init(change)
             elif self._is_needed_by_others(change):
                 await self._show(change)
+            await self._tell_new_permissions_module(self._telling, change)
         for change in changes:
             if self._checked[change.product].verifies:
                 await self._verify(change)
         for change in last:
+            self._look_at(change)
+            await self._tell_permissions(self._telling, change)
             if self._checked[change.product].calls_init:
                 await self._init(change)
+            await self._tell_new_permissions_module(self._telling, change)
         await self._switch()
 
     def _what_goes_last(self, changes: tuple[Change, ...]) -> tuple[Change, ...]:
@@ -178,6 +198,59 @@ class GroupChange(HoldPoint):
         )
         self._learn(FactKind.CLAIM, change.subject)
         self._note(f"✓ acquired {change.subject}")
+
+    async def _precheck(self, changes: tuple[Change, ...]) -> None:
+        """What the new versions ask for before anybody is held; what speaks against it is told whole."""
+        failures: list[str] = []
+        for change in changes:
+            count = self._checked[change.product].prechecks
+            if change.version_to is None or not count or not workflow.patched(STEPPING):
+                continue
+            stop_if_aborted()
+            self._look_at(change)
+            self._enter(Step.PRECHECK)
+            close = self._close_of(change)
+            self._undo.push(f"close what prechecks of {change.subject} went through", close)
+            for index in range(count):
+                stop_if_aborted()
+                request = ModuleStepRequest(
+                    job=self._request.job, tenant=self._request.tenant, module=change.version_to, kind=StepKind.PRECHECK,
+                    index=index, bound=change.bound,
+                )  # fmt: skip
+                state = await carry_out(request, self._told)
+                self._warn(*state.warnings)
+                if state.effect is StepEffect.FAILED:
+                    failures.extend(f"precheck {index + 1} of {change.subject}: {error}" for error in state.errors)
+            await close()
+            self._undo.drop()
+            self._note(f"✓ prechecks of {change.subject}")
+        self._look_at(None)
+        if failures:
+            raise ApplicationError("; ".join(failures)[:4_000], type="PrecheckFailed", non_retryable=True)
+
+    def _close_of(self, change: Change) -> Callable[[], Awaitable[None]]:
+        request = self._change(change)
+
+        async def close() -> None:
+            await self._told(
+                lambda known: workflow.execute_activity_method(
+                    ModuleSteps.close, replace(request, known=known), summary=f"close {change.subject}", **options.UNDO
+                )
+            )
+
+        return close
+
+    async def _tell_old(self) -> None:
+        await self._tell_old_permissions(self._telling)
+
+    def _post_steps(self) -> tuple[tuple[str, int], ...]:
+        """The versions that were switched to and have post steps."""
+        changes = self._request.group.changes
+        return tuple(
+            (change.version_to, count)
+            for change in changes
+            if change.version_to is not None and (count := self._checked[change.product].post_steps)
+        )
 
     async def _init(self, change: Change) -> None:
         checked, request = self._checked[change.product], self._checked_change(change)

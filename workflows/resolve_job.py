@@ -30,15 +30,17 @@ with workflow.unsafe.imports_passed_through():
     from upgrade_core.descriptors import Undo
     from upgrade_core.ids import step_key
     from upgrade_core.plan import Change, Group, Kind
-    from upgrade_core.runs import RESOLVE_JOB, ResolveRequest
-    from workflows.hold_point import PHASE, HoldPoint
+    from upgrade_core.runs import RESOLVE_JOB, STEPPING, ResolveRequest
+    from workflows.hold_point import PHASE
+    from workflows.module_steps import post_steps
+    from workflows.telling import Telling, TellsPermissions
     from workflows.undo import FAILURES, kind_of, reason_of, shielded, stop_if_aborted
 
 _OUTCOME = SearchAttributeKey.for_keyword("UpliftOutcome")
 
 
 @workflow.defn(name=RESOLVE_JOB)
-class ResolveJob(HoldPoint):
+class ResolveJob(TellsPermissions):
     """Goes back to the old versions, or on to the new ones."""
 
     @workflow.init
@@ -47,6 +49,7 @@ class ResolveJob(HoldPoint):
         super().__init__(job=request.job, subject="")
         self._request = request
         self._begun: Begun | None = None
+        self._switched: list[tuple[str, int]] = []
 
     @workflow.run
     async def run(self, request: ResolveRequest) -> str:
@@ -83,16 +86,28 @@ class ResolveJob(HoldPoint):
         for group in reversed(begun.plan.groups):
             if group not in held:
                 await shielded(self._give_back(begun, group))
+        if self._switched and workflow.patched(STEPPING):
+            await self._tell_phase("post_steps", summary="post steps")
+            await post_steps(self._switched, job=self._job, tenant=begun.tenant, parallel=begun.parallel, warn=self._warn_of)
+
+    def _warn_of(self, module: str, text: str) -> None:
+        del module
+        self._warnings.append(text[:2_000])
 
     async def _old(self, begun: Begun, group: Group) -> None:
         """What the undo of `GroupChange` does."""
+        checks: dict[str, Checked] = {}
         for change in reversed(group.changes):
-            checked = await self._recall(begun, group, change)
+            checked = checks[change.product] = await self._recall(begun, group, change)
             if checked.calls_init:
                 self._note(f"↩ undo init of {change.subject} ({checked.undo})")
                 if checked.undo is Undo.REVERSIBLE and checked.needs_instance:
                     await self._acquire_if_possible(begun, group, change)
                 await self._undo_init(self._checked(begun, group, change, checked))
+        telling = Telling(tenant=begun.tenant, group=group, checked=checks)
+        if self._does_tell(telling):
+            telling.begun = True  # nobody knows whether the lost run had told anything
+            await self._tell_old_permissions(telling)
         await workflow.execute_activity_method(
             GatewaySteps.resume_old, self._group(begun, group), summary="resume the old version", **options.UNDO
         )
@@ -101,21 +116,31 @@ class ResolveJob(HoldPoint):
 
     async def _new(self, begun: Begun, group: Group) -> None:
         """What `GroupChange` does from a tenant init that went well."""
+        checks: dict[str, Checked] = {}
+        telling = Telling(tenant=begun.tenant, group=group, checked=checks)
         for change in group.changes:
-            checked = await self._recall(begun, group, change)
+            checked = checks[change.product] = await self._recall(begun, group, change)
             if checked.needs_instance and _is_acquired(change):
                 await workflow.execute_activity_method(
                     GatewaySteps.acquire, _request(begun, self._job, group, change), summary=f"acquire {change.subject}",
                     **options.ACQUIRE,
                 )  # fmt: skip
+            await self._tell_permissions(telling, change)
             if checked.calls_init:
                 await self._settle_init(self._checked(begun, group, change, checked))
+            await self._tell_new_permissions_module(telling, change)
         await workflow.execute_activity_method(
             GatewaySteps.switch, self._group(begun, group), summary=f"switch {group.key}", **options.SHORT
         )
         self._note(f"✓ {group.key}: the new version is open")
+        await self._tell_upgraded_permissions_module(telling)
         await workflow.execute_activity_method(
             GatewaySteps.release, self._group(begun, group), summary=f"release {group.key}", **options.SHORT
+        )
+        self._switched.extend(
+            (change.version_to, count)
+            for change in group.changes
+            if change.version_to is not None and (count := checks[change.product].post_steps)
         )
 
     async def _settle_init(self, request: CheckedChange) -> None:

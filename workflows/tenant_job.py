@@ -11,11 +11,13 @@ from temporalio.workflow import ParentClosePolicy
 with workflow.unsafe.imports_passed_through():
     from activities import options
     from activities.signatures import Begun, FinishStep, GatewaySteps, JobRef, Told
+    from upgrade_core.ids import product_of
     from upgrade_core.known import GROUPS_KEPT, Fact, FactKind
     from upgrade_core.plan import Change, Group
-    from upgrade_core.runs import DATABASE_DIFFERS, KNOWING, TENANT_JOB, GroupRequest, TenantJobRequest
+    from upgrade_core.runs import DATABASE_DIFFERS, KNOWING, STEPPING, TENANT_JOB, GroupRequest, TenantJobRequest
     from workflows.group_change import GroupChange
     from workflows.hold_point import PHASE, HoldPoint
+    from workflows.module_steps import post_steps
     from workflows.undo import FAILURES, kind_of, reason_of, shielded, stop_if_aborted
 
 _TENANT = SearchAttributeKey.for_keyword("UpliftTenant")
@@ -42,11 +44,13 @@ class TenantJob(HoldPoint):
         self._ended: list[tuple[Fact, ...]] = []
         self._parallel = 1
         self._let_be = False
+        self._switched: dict[str, tuple[str, int]] = {}
 
     @workflow.run
     async def run(self, request: TenantJobRequest) -> str:
         """Do the groups; end the job's row whatever happens; answer or raise the outcome."""
         cancelled = False
+        begun: Begun | None = None
         knows = workflow.patched(KNOWING)
         try:
             begun = await workflow.execute_activity_method(
@@ -59,6 +63,8 @@ class TenantJob(HoldPoint):
         except FAILURES as error:
             cancelled = isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error)
             self._failed(error, cancelled=cancelled)
+        if begun is not None:
+            cancelled = await self._post_steps(begun, cancelled=cancelled)
         outcome = await shielded(self._finish())
         if cancelled:
             raise asyncio.CancelledError
@@ -135,9 +141,34 @@ class TenantJob(HoldPoint):
         self._told_warnings.extend(
             Told(message=text, type="Warning", code=product) for text, product in zip(result.warnings, about, strict=True)
         )
+        for each in group.changes:
+            self._switched.pop(each.product, None)  # an earlier version's: the tenant has gone on
+        self._switched.update((product_of(module), (module, count)) for module, count in result.post_steps)
         if self._plan:
             self._ended.append(result.known)
         self._states[group.key] = "done"
+
+    async def _post_steps(self, begun: Begun, *, cancelled: bool) -> bool:
+        """Post steps of what was switched, also where other groups failed; says whether the job is aborted by now."""
+        if not self._switched or self._let_be or not workflow.patched(STEPPING):
+            return cancelled
+        modules = tuple(self._switched.values())
+        if cancelled:
+            for module, count in modules:
+                self._warn(module, f"aborted: {count} post steps of {module} were not done")
+            return True
+        try:
+            await self._tell_phase("post_steps", summary="post steps")
+            await post_steps(modules, job=self._request.job, tenant=begun.tenant, parallel=begun.parallel, warn=self._warn)
+        except FAILURES as error:
+            if not (isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error)):
+                raise
+            self._failed(error, cancelled=True)
+            return True
+        return False
+
+    def _warn(self, module: str, text: str) -> None:
+        self._told_warnings.append(Told(message=text[:2_000], type="Warning", code=product_of(module)))
 
     @property
     def _known(self) -> tuple[Fact, ...]:

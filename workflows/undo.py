@@ -45,6 +45,10 @@ class UndoStack:
         """Remember an undo, before its step runs: a step that timed out may have taken effect."""
         self._steps.append((name, undo))
 
+    def drop(self) -> None:
+        """Forget the newest: what it would undo is gone already."""
+        self._steps.pop()
+
     @property
     def names(self) -> tuple[str, ...]:
         """What is still to be undone, newest first."""

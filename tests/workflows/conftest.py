@@ -28,14 +28,19 @@ from activities.signatures import (
     Copied,
     DeploySteps,
     FinishStep,
+    FollowModuleStep,
     FollowRequest,
     GatewaySteps,
     GroupStep,
     InitState,
     JobRef,
     ModuleRef,
+    ModuleStepRequest,
+    ModuleSteps,
+    ModuleStepState,
     NodeReconcileSteps,
     NodeRef,
+    PermissionSteps,
     PhaseStep,
     Placement,
     Reach,
@@ -45,11 +50,13 @@ from activities.signatures import (
     ReportStep,
     Retirement,
     SnapshotSteps,
+    TellStep,
     TenantInitSteps,
     UndoResult,
     Verdict,
     Views,
 )
+from upgrade_core.module_steps import StepEffect
 from upgrade_core.reconcile import Found, NodeView
 from upgrade_core.runs import ATTRIBUTES
 from uplift_cli.stack.temporal_binary import require
@@ -214,6 +221,28 @@ def activities(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
         async def settle(self, request: CheckedChange) -> UndoResult:
             return await stage.script.do("settle", request, UndoResult())
 
+    class Permissions(PermissionSteps):
+        @activity.defn(name="permissions.tell")
+        async def tell(self, request: TellStep) -> None:
+            await stage.script.do("tell", request, None)
+
+        @activity.defn(name="permissions.tell_old")
+        async def tell_old(self, request: TellStep) -> UndoResult:
+            return await stage.script.do("tell_old", request, UndoResult())
+
+    class Errands(ModuleSteps):
+        @activity.defn(name="module_steps.start")
+        async def start(self, request: ModuleStepRequest) -> ModuleStepState:
+            return await stage.script.do(request.kind, request, ModuleStepState(effect=StepEffect.DONE))
+
+        @activity.defn(name="module_steps.follow")
+        async def follow(self, request: FollowModuleStep) -> ModuleStepState:
+            return await stage.script.do(f"follow_{request.step.kind}", request, ModuleStepState(effect=StepEffect.DONE))
+
+        @activity.defn(name="module_steps.close")
+        async def close(self, request: ChangeRequest) -> None:
+            await stage.script.do("close", request, None)
+
     class Snapshots(SnapshotSteps):
         @activity.defn(name="snapshots.take")
         async def take(self, request: CheckedChange) -> Copied:
@@ -267,12 +296,13 @@ def activities(stage: Stage) -> list[Callable[..., Awaitable[Any]]]:
             return await stage.script.do("repair_on_node", request, Repaired(done=True))
 
     gateway, checks, init, snapshots, deploy = Gateway(), Checks(), Init(), Snapshots(), Deploy()
-    reconcile, node = Reconcile(), NodeReconcile()
+    reconcile, node, permissions, errands = Reconcile(), NodeReconcile(), Permissions(), Errands()
     return [
         gateway.begin, gateway.acquire, gateway.give_back, gateway.update, gateway.show, gateway.switch, gateway.resume_old,
         gateway.release, gateway.set_phase, gateway.finish, checks.check, checks.recall, checks.verify, init.start, init.follow,
         init.undo, init.settle, snapshots.take, deploy.place, deploy.start, deploy.retire, deploy.stop, deploy.retired,
         reconcile.begin, reconcile.compare, reconcile.repair, reconcile.report, node.look, node.repair,
+        permissions.tell, permissions.tell_old, errands.start, errands.follow, errands.close,
     ]  # fmt: skip
 
 

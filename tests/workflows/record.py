@@ -29,6 +29,7 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, Work
 
 from examples.descriptors import descriptor
 from tests.e2e.conftest import CONFIG, PATIENCE, ROOT, Stack, start
+from tests.e2e.test_permissions_and_steps import permissions_module
 
 HISTORIES = Path(__file__).parents[1] / "histories"
 _PARALLEL = 3
@@ -255,6 +256,26 @@ async def needed_again(record: Recorder) -> None:
     await record.keep_open("module-version-stays", run.id)
 
 
+async def permissions_and_steps(record: Recorder) -> None:
+    """A permissions module that is told and refuses, a precheck that fails, and a post step."""
+    stack = record.stack
+    tenant, product = await stack.tenant(), stack.product()
+    one, two = permissions_module("1.0.0"), permissions_module("2.0.0", post_steps=[{"path": "/permissions/list"}])
+    await stack.register(one, two, stack.descriptor(product, "1.0.0"))
+    await stack.install(tenant, f"{product}-1.0.0")
+    for name, module, outcome in (("installed", one["id"], "done"), ("upgraded", two["id"], "done_with_warnings")):
+        row = await stack.ended(await stack.begin(tenant, module), within=300)
+        assert row["outcome"] == outcome, row
+        await record.job(f"told-{name}-{outcome.replace('_', '-')}", row, "mod-permissions")
+    room = {"path": f"/{product}/room", "json": {"free": True}}
+    refused = stack.descriptor(product, "2.0.0") | {"permissionSets": [{"permissionName": "refused"}]}
+    await stack.register(refused, stack.descriptor(product, "3.0.0", prechecks=[room]))
+    for name, version, kind in (("told", "2.0.0", "PermissionsRefused"), ("precheck", "3.0.0", "PrecheckFailed")):
+        row = await stack.ended(await stack.begin(tenant, f"{product}-{version}"), within=300)
+        assert (row["outcome"], row["errors"][0]["type"]) == ("rolled_back", kind), row
+        await record.job(f"{name}-rolled-back", row, product)
+
+
 async def failed(record: Recorder) -> None:
     """A job that asks for what has been done by the time its turn comes."""
     tenant, product = await _versions(record)
@@ -327,7 +348,7 @@ def _kill(*words: str) -> None:
 
 SCENARIOS: tuple[Callable[[Recorder], Awaitable[None]], ...] = (
     abort_after_the_switch, kinds_of_change, snapshot, init_hold_point, undo_hold_point, undo_without_copies, warnings, aborts,
-    soaked, never_deployed, needed_again, failed, several_groups, settled, reconciled,
+    soaked, never_deployed, needed_again, permissions_and_steps, failed, several_groups, settled, reconciled,
 )  # fmt: skip
 
 
@@ -338,7 +359,7 @@ async def main(name: str, only: list[str]) -> None:
         sys.exit(f"{folder} is there already: histories of a build are recorded once; give another NAME")
     home = Path(tempfile.mkdtemp(prefix="uplift-record-"))
     parts = Path(tempfile.mkdtemp(prefix="uplift-histories-"))
-    (home / "uplift.toml").write_text(CONFIG, encoding="utf-8")
+    (home / "uplift.toml").write_text(CONFIG.replace("health_wait = 20", "health_wait = 200"), encoding="utf-8")
     (home / "recorder.jsonl").touch()
     print(f"starting a stack in {home}", flush=True)
     process, url = await start(home)

@@ -64,10 +64,13 @@ _UPDATE = "        await self._step(GatewaySteps.update, Step.UPDATE, self._grou
 _INIT_VERIFY = """        for change in changes:
             if change in last:
                 continue
+            self._look_at(change)
+            await self._tell_permissions(self._telling, change)
             if self._checked[change.product].calls_init:
                 await self._init(change)
             elif self._is_needed_by_others(change):
                 await self._show(change)
+            await self._tell_new_permissions_module(self._telling, change)
 ...
         for change in changes:
             if self._checked[change.product].verifies:

@@ -303,14 +303,20 @@ def _undo_of_purge(asked: Undo | None, descriptor: ModuleDescriptor | None) -> U
 def _connections(groups: tuple[tuple[Change, ...], ...], draft: _Draft) -> list[list[int]]:
     """For each group the earlier ones that it waits for: of the same product, or an interface connects any of their versions.
 
-    It does when one of them needs what the other provides, and when both provide it: then one takes it over.
+    It does when one of them needs what the other provides, and when both provide it: then one takes it over. A permissions
+    module is connected with all others, since they are told to it (Okapi's rule).
     """
     products: dict[str, set[int]] = {}
     givers: dict[str, set[int]] = {}
     users: dict[str, set[int]] = {}
+    told: list[int] = []
     found = []
     for place, changes in enumerate(groups):
         before: set[int] = set()
+        if any(_is_told(change, draft) for change in changes):
+            before.update(range(place))
+            told.append(place)
+        before.update(each for each in told if each < place)
         faces = [touched_interfaces(change, describe=draft.describe) for change in changes]
         for change, (provides, needs) in zip(changes, faces, strict=True):
             before.update(products.get(change.product, ()))
@@ -325,3 +331,8 @@ def _connections(groups: tuple[tuple[Change, ...], ...], draft: _Draft) -> list[
                 for interface in interfaces:
                     table.setdefault(interface, set()).add(place)
     return found
+
+
+def _is_told(change: Change, draft: _Draft) -> bool:
+    """Whether a permissions module comes, moves or goes."""
+    return any(draft.describe(module).is_permissions_module for module in change.touches)

@@ -23,13 +23,16 @@ class Step(StrEnum):
 
     CHECK = "check"
     ACQUIRE = "acquire"
+    PRECHECK = "precheck"
     UPDATE = "update"
     SNAPSHOT = "snapshot"
+    PERMISSIONS = "permissions"
     INIT = "init"
     VERIFY = "verify"
     SWITCH = "switch"
     WATCH = "watch"
     RELEASE = "release"
+    POST_STEPS = "post_steps"
 
 
 class UndoStep(StrEnum):
@@ -38,6 +41,7 @@ class UndoStep(StrEnum):
     GIVE_BACK = "give back"
     RESUME_OLD = "resume old"
     DROP_COPY = "drop copy"
+    TELL_OLD = "tell old permissions"
     UNDO_INIT = "undo init"
 
 
@@ -45,6 +49,7 @@ UNDO_OF: dict[Step, UndoStep] = {
     Step.ACQUIRE: UndoStep.GIVE_BACK,
     Step.UPDATE: UndoStep.RESUME_OLD,
     Step.SNAPSHOT: UndoStep.DROP_COPY,
+    Step.PERMISSIONS: UndoStep.TELL_OLD,
     Step.INIT: UndoStep.UNDO_INIT,
 }
 """The undo of each step that has one. It is pushed before the step runs; after the switch nothing is undone by itself."""
@@ -54,8 +59,17 @@ STEPS: dict[Kind, tuple[Step, ...]] = {
     Kind.UPGRADE: tuple(Step),
     Kind.DOWNGRADE: tuple(Step),
     Kind.REINSTALL: tuple(Step),
-    Kind.DISABLE: (Step.CHECK, Step.UPDATE, Step.INIT, Step.SWITCH, Step.RELEASE),
-    Kind.PURGE: (Step.CHECK, Step.ACQUIRE, Step.UPDATE, Step.SNAPSHOT, Step.INIT, Step.SWITCH, Step.RELEASE),
+    Kind.DISABLE: (Step.CHECK, Step.UPDATE, Step.PERMISSIONS, Step.INIT, Step.SWITCH, Step.RELEASE),
+    Kind.PURGE: (
+        Step.CHECK,
+        Step.ACQUIRE,
+        Step.UPDATE,
+        Step.SNAPSHOT,
+        Step.PERMISSIONS,
+        Step.INIT,
+        Step.SWITCH,
+        Step.RELEASE,
+    ),
 }
 """Which steps each kind of change takes. A step that has nothing to do (no data to copy, no checks) is left out by `check`."""
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,14 +11,18 @@ from activities import options
 from activities.options import Options
 from activities.signatures import (
     FinishStep,
+    FollowModuleStep,
     FollowRequest,
     InitState,
     JobRef,
     ModuleRef,
+    ModuleStepRequest,
+    ModuleStepState,
     NodeRef,
     PhaseStep,
     RepairStep,
     ReportStep,
+    TellStep,
     Told,
     Views,
 )
@@ -26,6 +30,7 @@ from deployers import Launch
 from gateway_client import Instance, IntentRequest
 from tests.integration.faults.world import SERVER, Subject, World
 from upgrade_core.descriptors import Undo
+from upgrade_core.module_steps import StepEffect, StepKind
 from upgrade_core.reconcile import Difference, Found, Kind, NodeView, Repair, Report, Verb
 
 Method = Callable[[Any], Awaitable[Any]]
@@ -129,6 +134,43 @@ async def recall(world: World, subject: Subject) -> Ready:
 async def verify(world: World, subject: Subject) -> Ready:
     await world.steps_undisturbed(update, subject)
     return Ready(world.checks.verify, world.checked(subject))
+
+
+async def tell(world: World, subject: Subject) -> Ready:
+    """The new version is told of itself and of all that is enabled, past the hold."""
+    await world.steps_undisturbed(update, subject)
+    return Ready(world.permissions.tell, telling(subject, subject.new, modules=(subject.new,), enabled=True, overlay=True))
+
+
+async def tell_old(world: World, subject: Subject) -> Ready:
+    return Ready(world.permissions.tell_old, telling(subject, subject.old, modules=(subject.old,), gone=(subject.new,)))
+
+
+def telling(subject: Subject, teller: str, **what: Any) -> TellStep:
+    return TellStep(job=subject.job.id, tenant=subject.tenant, group="g", teller=teller, **what)
+
+
+def module_step(subject: Subject, kind: StepKind) -> ModuleStepRequest:
+    return ModuleStepRequest(job=subject.job.id, tenant=subject.tenant, module=subject.new, kind=kind, index=0, bound=subject.old)
+
+
+async def precheck(world: World, subject: Subject) -> Ready:
+    return Ready(world.module_steps.start, module_step(subject, StepKind.PRECHECK))
+
+
+async def follow_precheck(world: World, subject: Subject) -> Ready:
+    state: ModuleStepState = await world.steps_undisturbed(precheck, subject)
+    assert state.effect is StepEffect.FOLLOW
+    return Ready(world.module_steps.follow, FollowModuleStep(step=module_step(subject, StepKind.PRECHECK), state=state))
+
+
+async def close_precheck(world: World, subject: Subject) -> Ready:
+    await world.steps_undisturbed(precheck, subject)
+    return Ready(world.module_steps.close, subject.request)
+
+
+def without_times(result: ModuleStepState, _: Subject) -> ModuleStepState:
+    return replace(result, begun=0.0)
 
 
 async def take(world: World, subject: Subject) -> Ready:
@@ -312,6 +354,8 @@ async def remove_file(world: World, subject: Subject) -> Ready:
 SNAPSHOT: dict[str, Any] = {"undo": Undo.SNAPSHOT}
 REVERSIBLE: dict[str, Any] = {"undo": Undo.REVERSIBLE, "rerunnable": True}
 LAUNCHED: dict[str, Any] = {"launch": SERVER}
+TOLD: dict[str, Any] = {"undo": Undo.MODULE, "permissions": "2.1"}
+STEPPED: dict[str, Any] = {"undo": Undo.MODULE, "stepped": "/steps"}
 
 CASES = (
     Case(name="gateway.begin", ready=begin, options=options.SHORT, subject=SNAPSHOT),
@@ -336,6 +380,11 @@ CASES = (
     Case(name="tenant_init.undo", title="reversible", ready=undo_reversible, options=options.UNDO, subject=REVERSIBLE),
     Case(name="tenant_init.undo", title="of nothing", ready=undo_of_nothing, options=options.UNDO, subject=SNAPSHOT),
     Case(name="tenant_init.settle", ready=settle, options=options.UNDO, subject=SNAPSHOT),
+    Case(name="permissions.tell", ready=tell, options=options.TELL, subject=TOLD),
+    Case(name="permissions.tell_old", ready=tell_old, options=options.UNDO, subject=TOLD),
+    Case(name="module_steps.start", ready=precheck, options=options.STEP, subject=STEPPED, of=without_times),
+    Case(name="module_steps.follow", ready=follow_precheck, options=options.STEP, subject=STEPPED, of=without_times),
+    Case(name="module_steps.close", ready=close_precheck, options=options.UNDO, subject=STEPPED),
     Case(name="deploy.place", ready=place, options=options.SHORT, subject=LAUNCHED),
     Case(name="deploy.start", ready=deployed, options=options.DEPLOY, subject=LAUNCHED),
     Case(name="deploy.retire", ready=retire, options=options.SHORT, subject=LAUNCHED),

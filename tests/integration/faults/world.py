@@ -24,7 +24,9 @@ from activities.clock import Clock
 from activities.deploy import DeployActivities, NodeInstances
 from activities.gateway_steps import GatewayActivities
 from activities.module_calls import ModuleCalls
+from activities.module_steps import ModuleStepActivities
 from activities.options import Options
+from activities.permissions import PermissionActivities
 from activities.reconcile import NodeReconcileActivities, ReconcileActivities
 from activities.signatures import ChangeRequest, Checked, CheckedChange, GroupStep
 from activities.snapshots import SnapshotActivities
@@ -42,8 +44,10 @@ from uplift_settings.tree import (
     DataSettings,
     DeploySettings,
     InitSettings,
+    PermissionSettings,
     ReconcileSettings,
     SnapshotSettings,
+    StepSettings,
     VerifySettings,
 )
 
@@ -52,6 +56,7 @@ PATIENT, HASTY = 15.0, 0.5
 FASTER = 0.05
 """Retry intervals of the policies are this much shorter here."""
 INIT = InitSettings(poll_first=0.02, poll_max=0.1, connect_retry=5.0, quiet=0.1, stall_after=0.6, synchronous_max=1.0)
+STEPS = StepSettings(timeout=0.5, retry=0.5, silence=0.6, poll_max=0.1, precheck_max=5.0, post_step_max=2.0)
 SERVER = """
 import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -143,6 +148,8 @@ class World:
     deployer: ProcessDeployer
     reconcile: ReconcileActivities
     reconcile_here: NodeReconcileActivities
+    permissions: PermissionActivities
+    module_steps: ModuleStepActivities
     calls: list[ModuleCalls] = field(default_factory=list)
 
     @contextlib.contextmanager
@@ -178,6 +185,8 @@ class World:
         launch: str = "",
         moods: str = "",
         checked: str = "",
+        stepped: str = "",
+        permissions: str = "",
         **uplift: Any,
     ) -> Subject:
         """A tenant with data, at the point where its job has been planned.
@@ -188,19 +197,26 @@ class World:
             launch: Python source of a server, for versions that are deployed; empty: the module of this world is their instance.
             moods: Its arguments beside the port.
             checked: Path below the product's that is checked before the switch.
+            stepped: Path below the product's of a precheck and a post step, whose job is at `/job` there.
+            permissions: Version of `_tenantPermissions` that its versions provide, at `/perms`.
             uplift: More of `metadata.uplift`.
         """
         product = unique("modf")
         if checked:
             path = f"/{product}{checked}"
             uplift["checks"] = [{"method": "GET", "path": path, "status": 200, "json": {"path": path}}]
+        if stepped:
+            job = {"path": f"/{product}/job", "done": {"path": f"/{product}/job"}, "failed": {"path": "nowhere"}}
+            uplift |= {kind: [{"path": f"/{product}{stepped}", "job": job}] for kind in ("prechecks", "post_steps")}
         for version in ("1.0.0", "2.0.0"):
             more: dict[str, Any] = {"metadata": {"uplift": {"undo": undo.value, **uplift}}}
             if launch:
                 script = self.folder / f"{product}.py"
                 script.write_text(launch)
                 more["launchDescriptor"] = {"exec": f"{sys.executable} -S {script} %p {moods}".strip()}
-            await self._register(f"{product}-{version}", None if launch else self.wire.url, uplift=how == "uplift", **more)
+            await self._register(
+                f"{product}-{version}", None if launch else self.wire.url, uplift=how == "uplift", permissions=permissions, **more
+            )
         self.module.how = how
         tenant = await self.site.tenant(f"{product}-1.0.0")
         job = await self.site.job(tenant, f"{product}-2.0.0")
@@ -213,7 +229,7 @@ class World:
         await self.site.runs.set_data_version(job.id, product, f"{product}-1.0.0")
         return Subject(tenant=tenant, product=product, job=job, module=self.module, undo=undo)
 
-    async def _register(self, module: str, url: str | None, *, uplift: bool, **more: Any) -> None:
+    async def _register(self, module: str, url: str | None, *, uplift: bool, permissions: str, **more: Any) -> None:
         product, version = module.rsplit("-", 1)
         paths = {"/_/tenant": ["POST"], "/_/tenant/{id}": ["GET", "DELETE"]}
         handlers = [{"methods": methods, "pathPattern": path, "permissionsRequired": []} for path, methods in paths.items()]
@@ -224,7 +240,12 @@ class World:
             "version": version[:3],
             "handlers": [{"methods": ["*"], "pathPattern": f"/{product}*", "permissionsRequired": []}],
         }
-        await self.site.register(module, url, provides=[own, system], **more)
+        provides = [own, system]
+        if permissions:
+            entry = {"methods": ["POST"], "pathPattern": "/perms"}
+            provides.append({"id": "_tenantPermissions", "version": permissions, "interfaceType": "system", "handlers": [entry]})
+            more["permissionSets"] = [{"permissionName": f"{product}.{version}"}]
+        await self.site.register(module, url, provides=provides, **more)
 
     def checked(self, subject: Subject, **more: Any) -> CheckedChange:
         """The request of a step behind `check`."""
@@ -414,12 +435,15 @@ async def make_world(
             reconcile_here=NodeReconcileActivities(
                 gateway=gateway, instances=instances, folder=folder / "copies", keep_copies=60.0
             ),
+            permissions=PermissionActivities(gateway=gateway, calls=calls, settings=PermissionSettings(timeout=0.5, retry=1.5)),
+            module_steps=ModuleStepActivities(gateway=gateway, settings=STEPS),
         )
         try:
             yield world
         finally:
             await calls.close()
             await world.checks.close()
+            await world.module_steps.close_connections()
             for found in await deployer.list():
                 await deployer.stop(found.inst_id)
             await module.stop()
