@@ -20,7 +20,9 @@ async def get_all(call: Call) -> web.Response:
     """The versions that have instances or are being retired."""
     table = call.platform.table
     modules = sorted(set(table.instances) | table.retiring)
-    return answer([(await describe(call, module)).model_dump(mode="json", by_alias=True) for module in modules])
+    # One question for all of them: every worker looks here all the time, and a platform has hundreds of versions.
+    needed = await call.platform.instances.needed_by(modules)
+    return answer([_described(call, module, needed[module]).model_dump(mode="json", by_alias=True) for module in modules])
 
 
 async def get(call: Call) -> web.Response:
@@ -95,6 +97,10 @@ async def retired(call: Call) -> web.Response:
 
 async def describe(call: Call, module: str) -> Version:
     """A version on the wire."""
+    return _described(call, module, (await call.platform.instances.needed_by([module]))[module])
+
+
+def _described(call: Call, module: str, needed_by: tuple[str, ...]) -> Version:
     table = call.platform.table
     return Version(
         module=module,
@@ -102,7 +108,7 @@ async def describe(call: Call, module: str) -> Version:
             Instance(id=row.id, module=row.module, url=row.url, node=row.node, generation=row.generation)
             for row in table.instances.get(module, [])
         ),
-        needed_by=await call.platform.instances.needed_by(module),
+        needed_by=needed_by,
         in_flight=table.in_flight(module),
         retiring=module in table.retiring,
     )

@@ -100,10 +100,10 @@ class InstanceStore:
         async with self._database.connection() as connection:
             await connection.execute("delete from claims where module = $1 and job = $2", module, job)
 
-    async def needed_by(self, module: str) -> tuple[str, ...]:
-        """Who needs a version: its tenants and the jobs with claims on it."""
+    async def needed_by(self, modules: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Who needs each of some versions: its tenants and the jobs with claims on it, twenty of them at most."""
         async with self._database.connection() as connection:
-            return await _needed_by(connection, module)
+            return await _needed_by(connection, modules)
 
     async def retire(self, module: str) -> tuple[str, ...]:
         """Mark a version as on its way out if nobody needs it: one transaction, in conflict with claims.
@@ -113,7 +113,7 @@ class InstanceStore:
         """
         async with self._database.transaction() as connection:
             await connection.execute("select 1 from modules where id = $1 for update", module)
-            needed = await _needed_by(connection, module)
+            needed = (await _needed_by(connection, [module]))[module]
             if not needed:
                 marked = await connection.execute("insert into retirements (module) values ($1) on conflict do nothing", module)
                 if marked.endswith(" 1"):
@@ -135,10 +135,11 @@ async def _is_retiring(connection: Connection, module: str) -> bool:
     return bool(await connection.fetchval("select true from retirements where module = $1", module))
 
 
-async def _needed_by(connection: Connection, module: str) -> tuple[str, ...]:
+async def _needed_by(connection: Connection, modules: Sequence[str]) -> dict[str, tuple[str, ...]]:
     rows = await connection.fetch(
-        "select 'tenant ' || tenant as who from bindings where module = $1"
-        " union all select 'job ' || job from claims where module = $1 order by who limit 20",
-        module,
+        "select module, array(select 'tenant ' || tenant as who from bindings where bindings.module = wanted.module"
+        " union all select 'job ' || job from claims where claims.module = wanted.module order by who limit 20) as who"
+        " from unnest($1::text[]) as wanted (module)",
+        modules,
     )
-    return tuple(row["who"] for row in rows)
+    return {row["module"]: tuple(row["who"]) for row in rows}

@@ -23,7 +23,6 @@ import pytest
 
 from tests.folio import FOLIO, release, wires
 from tests.platforms.release import ROWS
-from tests.ports import free_port
 from upgrade_core.enabled import Enabled
 from upgrade_core.ids import product_of
 
@@ -192,13 +191,15 @@ def oracle(name: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 async def world(stacks: Any) -> AsyncIterator[World]:
     async with stacks(CONFIG) as stack:
-        log, port = stack.home / "release.jsonl", free_port()
+        log = stack.home / "release.jsonl"
         log.touch()
         process = await asyncio.create_subprocess_exec(
-            sys.executable, PLATFORM, "--port", str(port), "--dsn", stack.modules_dsn(), "--log", log,
-            "--descriptors", FOLIO / POPPY, FOLIO / QUESNELIA, stdout=subprocess.DEVNULL,
+            sys.executable, PLATFORM, "--dsn", stack.modules_dsn(), "--log", log,
+            "--descriptors", FOLIO / POPPY, FOLIO / QUESNELIA, stdout=subprocess.PIPE,
         )  # fmt: skip
+        assert process.stdout is not None
         try:
+            port = int(await process.stdout.readline())
             since = time.monotonic()
             found = wires(POPPY) + [wire for wire in wires(QUESNELIA) if wire["id"] not in release(POPPY)]
             await stack.ok("POST", "/_/proxy/import/modules?check=false", found)

@@ -1,8 +1,9 @@
 """All modules of a platform's releases in one process, made from their descriptors: tenant init, data in Postgres, routes.
 
-Run as `python release.py --port N --dsn DSN --log FILE --descriptors FILE…`; a file holds descriptors, or `{"modules": […]}`.
-Module `M` is at `http://127.0.0.1:N/M`, which is what discovery is told. Each version reads and writes a column of its own name,
-so that no version works on the data of another: the data has to be migrated, and requests must not reach the wrong version.
+Run as `python release.py --dsn DSN --log FILE --descriptors FILE…`; a file holds descriptors, or `{"modules": […]}`. It prints
+the port that it listens on. Module `M` is at `http://127.0.0.1:PORT/M`, which is what discovery is told. Each version reads and
+writes a column of its own name, so that no version works on the data of another: the data has to be migrated, and requests must
+not reach the wrong version.
 
 Tenant init is answered as the descriptor's `_tenant` has it (1.x: when it is done; 2.0 with a route for jobs: by a job).
 Tenant parameters: `seconds` (how long a migration takes), `fail` (the module id that breaks off half-way and leaves what it did).
@@ -13,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import re
+import socket
 import time
 import uuid
 from collections import defaultdict
@@ -214,7 +216,7 @@ class Release:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("--port", "--dsn", "--log"):
+    for name in ("--dsn", "--log"):
         parser.add_argument(name, required=True)
     parser.add_argument("--descriptors", required=True, nargs="+", type=Path)
     options = parser.parse_args()
@@ -227,7 +229,9 @@ def main() -> None:
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", release.handle)
     app.cleanup_ctx.append(release.life)
-    web.run_app(app, host="127.0.0.1", port=int(options.port), print=None, access_log=None)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    print(listener.getsockname()[1], flush=True)
+    web.run_app(app, sock=listener, print=None, access_log=None)
 
 
 if __name__ == "__main__":

@@ -173,6 +173,25 @@ async def test_a_version_that_is_needed_is_not_retired(site: Any, name: Any, mod
     assert (await site.runs.retire(module)).retiring
 
 
+async def test_who_needs_each_version_is_told_of_all_at_once_as_of_each(site: Any, name: Any) -> None:
+    """The workers of a platform look at all versions all the time; who has hundreds asks the database once."""
+    modules = sorted(f"{name('m')}-1.0.0" for _ in range(3))
+    for module in modules:
+        await site.register(module, "http://127.0.0.1:1")
+    first, second = await site.tenant(modules[0]), await site.tenant(*modules[:2])
+    job = await site.job(first, modules[1])
+    await site.runs.claim(job.id, ClaimRequest(module=modules[1], subject=modules[1]))
+
+    found = {version.module: version for version in await site.runs.versions() if version.module in modules}
+
+    assert [found[module].needed_by for module in modules[:2]] == [
+        tuple(f"tenant {tenant}" for tenant in sorted([first, second])),
+        (f"job {job.id}", f"tenant {second}"),
+    ]
+    assert found[modules[2]].needed_by == ()
+    assert list(found.values()) == [await site.runs.version(module) for module in modules]
+
+
 async def test_a_retiring_version_is_neither_claimed_nor_registered(site: Any, name: Any, module: str) -> None:
     await site.runs.put_instance(deployed(module, name("i")))
     assert (await site.runs.retire(module)).retiring
