@@ -117,11 +117,13 @@ class Plans:
         changes = [change for group in plan.groups for change in group.changes]
         past = await self._platform.held_times.of(change.product for change in changes)
         found = estimate(plan, past, last=self._platform.settings.estimate_last)
+        versions = (*planned.world.enabled, *(change.version_to for change in changes if change.version_to is not None))
+        tells = any(self._descriptor(module).is_permissions_module for module in versions)
         groups = [
             {
                 "key": group.key,
                 "after": list(group.after),
-                "changes": [self._change(change, deploy=deploy, invoke=invoke) for change in group.changes],
+                "changes": [self._change(change, deploy=deploy, invoke=invoke, tells=tells) for change in group.changes],
                 "heldSeconds": _rounded(seconds),
             }
             for group, seconds in zip(plan.groups, found.groups, strict=True)
@@ -156,7 +158,7 @@ class Plans:
                 except DatabaseError as error:
                     _log.warning("what job %s held for is not remembered: %s", job, error)
 
-    def _change(self, change: Change, *, deploy: bool | None, invoke: str) -> dict[str, Any]:
+    def _change(self, change: Change, *, deploy: bool | None, invoke: str, tells: bool) -> dict[str, Any]:
         undo = None if change.kind is Kind.DISABLE else (change.undo or BY_CHECK)
         members: dict[str, Any] = {
             "kind": change.kind,
@@ -164,7 +166,7 @@ class Plans:
             "from": change.version_from,
             "bound": change.bound,
             "undo": undo,
-            "steps": list(planned_steps(change, describe=self._descriptor, invoke=invoke)),
+            "steps": list(planned_steps(change, describe=self._descriptor, invoke=invoke, tells=tells)),
             "instance": self._instance(change, deploy=deploy),
         }
         return {name: value for name, value in members.items() if value is not None}

@@ -141,7 +141,9 @@ def calls_init(change: Change, asked: ModuleDescriptor, *, invoke: str) -> bool:
     return call is not None and is_invoked(invoke, change.subject)
 
 
-def planned_steps(change: Change, *, describe: Callable[[str], ModuleDescriptor], invoke: str) -> tuple[Step, ...]:
+def planned_steps(
+    change: Change, *, describe: Callable[[str], ModuleDescriptor], invoke: str, tells: bool = False
+) -> tuple[Step, ...]:
     """The steps of a change, without those for which the descriptors leave nothing to do.
 
     Whether there is data to copy is only seen when the change begins: then `snapshot` may turn out to have nothing to do.
@@ -150,6 +152,7 @@ def planned_steps(change: Change, *, describe: Callable[[str], ModuleDescriptor]
         change: The change.
         describe: Gives the descriptor of a module id.
         invoke: The job's option, as of `calls_init`.
+        tells: Whether the tenant has a permissions module, or gets one.
     """
     subject = describe(change.subject)
     asked = change.version_to or change.bound or change.subject
@@ -158,10 +161,13 @@ def planned_steps(change: Change, *, describe: Callable[[str], ModuleDescriptor]
     calls = calls_init(change, describe(asked), invoke=invoke)
     nothing_to_do = {
         Step.ACQUIRE: not subject.needs_instance,
+        Step.PRECHECK: not subject.uplift.prechecks,
+        Step.PERMISSIONS: not tells,
         Step.SNAPSHOT: not calls or change.undo not in (None, Undo.SNAPSHOT),
         Step.INIT: not calls,
         Step.VERIFY: not (subject.uplift.checks or subject.uplift.data_version),
         Step.WATCH: not subject.uplift.soak,
+        Step.POST_STEPS: not subject.uplift.post_steps,
     }
     return tuple(step for step in STEPS[change.kind] if not nothing_to_do.get(step, False))
 

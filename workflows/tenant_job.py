@@ -155,11 +155,11 @@ class TenantJob(HoldPoint):
         modules = tuple(self._switched.values())
         if cancelled:
             for module, count in modules:
-                self._warn(module, f"aborted: {count} post steps of {module} were not done")
+                self._warn_of(module, f"aborted: {count} post steps of {module} were not done")
             return True
         try:
             await self._tell_phase("post_steps", summary="post steps")
-            await post_steps(modules, job=self._request.job, tenant=begun.tenant, parallel=begun.parallel, warn=self._warn)
+            await post_steps(modules, job=self._request.job, tenant=begun.tenant, parallel=begun.parallel, warn=self._warn_of)
         except FAILURES as error:
             if not (isinstance(error, asyncio.CancelledError) or is_cancelled_exception(error)):
                 raise
@@ -167,7 +167,7 @@ class TenantJob(HoldPoint):
             return True
         return False
 
-    def _warn(self, module: str, text: str) -> None:
+    def _warn_of(self, module: str, text: str) -> None:
         self._told_warnings.append(Told(message=text[:2_000], type="Warning", code=product_of(module)))
 
     @property

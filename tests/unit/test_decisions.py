@@ -106,13 +106,13 @@ GONE = Change(kind=Kind.DISABLE, product="a", bound="a-2.0.0", version_from="a-2
 LAUNCH = {"launchDescriptor": {"exec": "./start %p"}}
 
 
-def left_out(change: Change, *, invoke: str = "true", old: dict[str, object] | None = None, **new: object) -> set[Step]:
+def left_out(change: Change, *, invoke: str = "true", tells: bool = False, old: dict[str, object] | None = None, **new: object) -> set[Step]:
     """Steps of its kind that a change does without; `new` and `old` are members of the two descriptors."""
     modules = {
         "a-1.0.0": parse_descriptor({"id": "a-1.0.0", **(old or {})}),
         "a-2.0.0": parse_descriptor({"id": "a-2.0.0", **new}),
     }
-    return {*STEPS[change.kind]} - {*planned_steps(change, describe=modules.__getitem__, invoke=invoke)}
+    return {*STEPS[change.kind]} - {*planned_steps(change, describe=modules.__getitem__, invoke=invoke, tells=tells)}
 
 
 @pytest.mark.parametrize(
@@ -149,3 +149,19 @@ def test_a_step_that_the_descriptors_leave_nothing_to_do_for_is_not_planned(
     """A tenant init with handlers needs an instance; a downgrade is asked of the higher version if that knows the way back."""
     looked_at = {Step.ACQUIRE, Step.SNAPSHOT, Step.INIT, Step.VERIFY, Step.WATCH}
     assert left_out(change, **members) & looked_at == absent
+
+
+@pytest.mark.parametrize(
+    ("uplift", "tells", "absent"),
+    [
+        ({}, False, {Step.PRECHECK, Step.PERMISSIONS, Step.POST_STEPS}),
+        ({}, True, {Step.PRECHECK, Step.POST_STEPS}),
+        ({"prechecks": [{"path": "/ready"}]}, True, {Step.POST_STEPS}),
+        ({"post_steps": [{"path": "/reindex"}]}, True, {Step.PRECHECK}),
+    ],
+)
+def test_prechecks_post_steps_and_telling_are_planned_where_there_is_something_to_do(
+    uplift: dict[str, Any], tells: bool, absent: set[Step]
+) -> None:
+    looked_at = {Step.PRECHECK, Step.PERMISSIONS, Step.POST_STEPS}
+    assert left_out(UPGRADE, tells=tells, metadata={"uplift": uplift}) & looked_at == absent
