@@ -64,7 +64,7 @@ def descriptor(
                 "undo": "snapshot",
                 "rerunnable": release.rerunnable,
                 "checks": [{"method": "GET", "path": f"/{table}/count", "status": 200}],
-                "dataVersion": f"/{table}/_version",
+                "data_version": f"/{table}/_version",
                 **(uplift or {}),
             }
         },

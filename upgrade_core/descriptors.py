@@ -4,12 +4,12 @@ The wire keeps the whole descriptor unchanged (FOLIO's files come back as they w
 resolution and pipelines read. `metadata.uplift` carries what Uplift adds:
 
 ```json
-{"undo": "snapshot", "rerunnable": true, "upgradeFrom": ">=1.0,<3", "soak": 0,
+{"undo": "snapshot", "rerunnable": true, "upgrade_from": ">=1.0,<3", "soak": 0,
  "data": {"dsn": "env:USERS_DB", "schema": "{tenant}_{product_}"},
  "checks": [{"method": "GET", "path": "/users/count", "status": 200, "json": {"ok": true}}],
  "prechecks": [{"path": "/users/duplicates", "on": "old", "json": {"count": 0}}],
  "post_steps": [{"path": "/users/reindex", "job": {"path": "/users/reindex/{id}", "done": {"state": "done"}}}],
- "dataVersion": "/users/_version", "health": "/admin/health"}
+ "data_version": "/users/_version", "health": "/admin/health"}
 ```
 """
 
@@ -264,7 +264,7 @@ def parse_uplift(wire: Any) -> UpliftMetadata:
         return UpliftMetadata()
     where = "metadata.uplift"
     members = {
-        "undo", "rerunnable", "upgradeFrom", "soak", "data", "checks", "prechecks", "post_steps", "dataVersion", "health",
+        "undo", "rerunnable", "upgrade_from", "soak", "data", "checks", "prechecks", "post_steps", "data_version", "health",
     }  # fmt: skip
     wire = _object(wire, where, members)
     undo = wire.get("undo")
@@ -276,11 +276,11 @@ def parse_uplift(wire: Any) -> UpliftMetadata:
     soak = wire.get("soak", 0)
     if isinstance(soak, bool) or not isinstance(soak, int | float) or not 0 <= soak <= 86_400:  # noqa: PLR2004 - NaN too
         raise InvalidDescriptor(f"{where}.soak: must be seconds from 0 to 86400")
-    upgrade_from = _text(wire.get("upgradeFrom", ""), f"{where}.upgradeFrom")
+    upgrade_from = _text(wire.get("upgrade_from", ""), f"{where}.upgrade_from")
     try:
         SpecifierSet(upgrade_from)
     except InvalidSpecifier as error:
-        raise InvalidDescriptor(f"{where}.upgradeFrom: {upgrade_from!r} is no version range like '>=1.0,<3'") from error
+        raise InvalidDescriptor(f"{where}.upgrade_from: {upgrade_from!r} is no version range like '>=1.0,<3'") from error
     data = _object(wire.get("data", {}), f"{where}.data", {"dsn", "schema"})
     dsn = _text(data.get("dsn", ""), f"{where}.data.dsn")
     if dsn and not dsn.startswith(("env:", "file:")):
@@ -295,14 +295,14 @@ def parse_uplift(wire: Any) -> UpliftMetadata:
         checks=tuple(_check(item, at) for at, item in _listed(wire, where, "checks", "checks")),
         prechecks=tuple(_precheck(item, at) for at, item in _listed(wire, where, "prechecks", "checks")),
         post_steps=tuple(_post_step(item, at) for at, item in _listed(wire, where, "post_steps", "steps")),
-        data_version=_path(wire.get("dataVersion", ""), f"{where}.dataVersion"),
+        data_version=_path(wire.get("data_version", ""), f"{where}.data_version"),
         health=_path(wire.get("health", ""), f"{where}.health") or HEALTH,
     )
 
 
 @functools.lru_cache(maxsize=4_096)
 def accepts_upgrade_from(specifier: str, version: str) -> bool:
-    """Whether a range of `metadata.uplift.upgradeFrom` holds a version.
+    """Whether a range of `metadata.uplift.upgrade_from` holds a version.
 
     Versions are compared as PEP 440 has them, pre-releases included; one that PEP 440 cannot read is compared by its numbers.
     """

@@ -26,7 +26,7 @@ async def stack(stacks: Any) -> AsyncIterator[Any]:
             wire = descriptor("mod-users", version, python=sys.executable)
             wire["provides"][0]["version"] = "1.0" if version == "1.0.0" else "2.0"
             if version == "2.2.0":
-                wire["metadata"]["uplift"]["upgradeFrom"] = ">=2.0"
+                wire["metadata"]["uplift"]["upgrade_from"] = ">=2.0"
             await running.register(wire)
         yield running
 
@@ -213,7 +213,7 @@ async def test_a_module_is_upgraded_by_a_version_in_between(stack: Any) -> None:
     """Each is asked once, for an upgrade from the data that the one before left (requirement B8)."""
     tenant, product = await stack.tenant(), stack.product()
     await versions(stack, [product], "1.0.0", "2.0.0")
-    await versions(stack, [product], "3.0.0", upgradeFrom=">=2.0")
+    await versions(stack, [product], "3.0.0", upgrade_from=">=2.0")
     one, two, three = (f"{product}-{number}.0.0" for number in (1, 2, 3))
     await stack.install(tenant, one)
 

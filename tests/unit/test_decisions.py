@@ -106,7 +106,9 @@ GONE = Change(kind=Kind.DISABLE, product="a", bound="a-2.0.0", version_from="a-2
 LAUNCH = {"launchDescriptor": {"exec": "./start %p"}}
 
 
-def left_out(change: Change, *, invoke: str = "true", tells: bool = False, old: dict[str, object] | None = None, **new: object) -> set[Step]:
+def left_out(
+    change: Change, *, invoke: str = "true", tells: bool = False, old: dict[str, object] | None = None, **new: object
+) -> set[Step]:
     """Steps of its kind that a change does without; `new` and `old` are members of the two descriptors."""
     modules = {
         "a-1.0.0": parse_descriptor({"id": "a-1.0.0", **(old or {})}),
@@ -131,7 +133,7 @@ def left_out(change: Change, *, invoke: str = "true", tells: bool = False, old: 
         ),
         (
             UPGRADE,
-            {**LAUNCH, "metadata": {"uplift": {"dataVersion": "/version"}}},
+            {**LAUNCH, "metadata": {"uplift": {"data_version": "/version"}}},
             {Step.SNAPSHOT, Step.INIT, Step.WATCH},
         ),
         (DOWN, {"provides": [TENANT]}, {Step.ACQUIRE, Step.SNAPSHOT, Step.INIT, Step.VERIFY, Step.WATCH}),

@@ -180,11 +180,11 @@ def test_uplift_metadata_is_read_whole() -> None:
     wire = {
         "undo": "snapshot",
         "rerunnable": True,
-        "upgradeFrom": ">=1.0,<3",
+        "upgrade_from": ">=1.0,<3",
         "soak": 2,
         "data": {"dsn": "env:DSN", "schema": "{tenant}_x"},
         "checks": [{"path": "/a"}, {"method": "POST", "path": "/b", "status": 201, "json": {"b": 1, "a": None}}],
-        "dataVersion": "/v",
+        "data_version": "/v",
         "health": "/h",
     }
     assert parse_uplift(wire) == UpliftMetadata(
@@ -205,7 +205,7 @@ def test_uplift_metadata_is_read_whole() -> None:
     ("wire", "message"),
     [
         ([], "metadata.uplift: must be an object"),
-        ({"undoo": "module"}, "metadata.uplift.undoo: unknown member; known are checks, data, dataVersion"),
+        ({"undoo": "module"}, "metadata.uplift.undoo: unknown member; known are checks, data, data_version"),
         ({"undo": "magic"}, "metadata.uplift.undo: 'magic' is none of snapshot, module, reversible"),
         ({"undo": ["module"]}, "metadata.uplift.undo: ['module'] is none of snapshot"),
         ({"undo": {}}, "metadata.uplift.undo: {} is none of snapshot"),
@@ -217,9 +217,9 @@ def test_uplift_metadata_is_read_whole() -> None:
         ({"soak": "1"}, "metadata.uplift.soak: must be seconds from 0 to 86400"),
         ({"soak": float("nan")}, "metadata.uplift.soak: must be seconds from 0 to 86400"),
         ({"soak": float("inf")}, "metadata.uplift.soak: must be seconds from 0 to 86400"),
-        ({"upgradeFrom": "1.0"}, "metadata.uplift.upgradeFrom: '1.0' is no version range like '>=1.0,<3'"),
-        ({"upgradeFrom": 1}, f"metadata.uplift.upgradeFrom: must be a text of at most {MAX_TEXT} characters"),
-        ({"upgradeFrom": ">=1," * MAX_TEXT}, f"metadata.uplift.upgradeFrom: must be a text of at most {MAX_TEXT} characters"),
+        ({"upgrade_from": "1.0"}, "metadata.uplift.upgrade_from: '1.0' is no version range like '>=1.0,<3'"),
+        ({"upgrade_from": 1}, f"metadata.uplift.upgrade_from: must be a text of at most {MAX_TEXT} characters"),
+        ({"upgrade_from": ">=1," * MAX_TEXT}, f"metadata.uplift.upgrade_from: must be a text of at most {MAX_TEXT} characters"),
         ({"data": "x"}, "metadata.uplift.data: must be an object"),
         ({"data": {"password": "x"}}, "metadata.uplift.data.password: unknown member; known are dsn, schema"),
         ({"data": {"dsn": "postgresql://u:p@h/d"}}, "metadata.uplift.data.dsn: must be a reference, env:NAME or file:PATH"),
@@ -232,7 +232,10 @@ def test_uplift_metadata_is_read_whole() -> None:
         ({"prechecks": [{"path": "/", "on": []}]}, "metadata.uplift.prechecks[0].on: must be old or new: the version"),
         ({"prechecks": [{"path": "/", "status": 99}]}, "metadata.uplift.prechecks[0].status: must be an HTTP status"),
         ({"post_steps": [{"path": "/"}] * 51}, "metadata.uplift.post_steps: must be a list of at most 50 steps"),
-        ({"postSteps": []}, "metadata.uplift.postSteps: unknown member; known are checks, data, dataVersion, health, post_steps"),
+        (
+            {"postSteps": []},
+            "metadata.uplift.postSteps: unknown member; known are checks, data, data_version, health, post_steps",
+        ),
         ({"post_steps": [{"path": "/", "on": "new"}]}, "metadata.uplift.post_steps[0].on: unknown member; known are body, job"),
         ({"post_steps": [{"path": "r"}]}, "metadata.uplift.post_steps[0].path: must start with /"),
         ({"post_steps": [{"path": "/", "method": "RUN"}]}, "metadata.uplift.post_steps[0].method: 'RUN' is no HTTP method"),
@@ -255,7 +258,7 @@ def test_uplift_metadata_is_read_whole() -> None:
         ({"checks": [{"path": "/", "status": 199}]}, "metadata.uplift.checks[0].status: must be an HTTP status"),
         ({"checks": [{"path": "/", "status": True}]}, "metadata.uplift.checks[0].status: must be an HTTP status"),
         ({"checks": [{"path": "/", "json": "x" * MAX_TEXT}]}, "metadata.uplift.checks[0].json: must not exceed 2000 characters"),
-        ({"dataVersion": "v"}, "metadata.uplift.dataVersion: must start with /"),
+        ({"data_version": "v"}, "metadata.uplift.data_version: must start with /"),
     ],
 )
 def test_a_fault_in_uplift_metadata_is_named(wire: Any, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Ways from the version that data is at to the one that is wanted, by versions that accept each other (`upgradeFrom`)."""
+"""Ways from the version that data is at to the one that is wanted, by versions that accept each other (`upgrade_from`)."""
 
 from collections.abc import Iterator, Mapping
 

@@ -44,7 +44,7 @@ DESCRIPTOR = {
     "filters": [{"methods": ["*"], "path": "/", "phase": "auth", "type": "headers"}],
     "permissionSets": [{"permissionName": "p", "subPermissions": ["q"], "visible": True}],
     "env": [{"name": "E", "value": "v", "description": "d"}],
-    "metadata": {"a": {"b": [1, None]}, "uplift": {"undo": "snapshot", "soak": 1.5, "upgradeFrom": ">=1", "rerunnable": True}},
+    "metadata": {"a": {"b": [1, None]}, "uplift": {"undo": "snapshot", "soak": 1.5, "upgrade_from": ">=1", "rerunnable": True}},
     "uiDescriptor": {"npm": "x"},
     "launchDescriptor": {"exec": "run %p", "dockerPull": False, "env": [{"name": "E", "value": "v"}], "dockerArgs": {"a": 1}},
     "replaces": ["other"],
@@ -76,7 +76,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", "/_/runs/{job}/intents/{key}"): {
         "state": "asked", "subject": "{module}", "jobPath": "/_/tenant/1", "effect": "e", "outcome": "o", "messages": ["m"],
         "warnings": ["w"], "errors": ["e"], "progress": "p", "askedAgain": False, "instance": "i", "generation": "1",
-        "dataVersion": "{module}",
+        "data_version": "{module}",
     },
     ("PUT", "/_/runs/{job}/data-versions/{product}"): {"module": "{module}"},
     ("POST", "/_/runs/{job}/overlays"): {"product": "ok", "module": "{module}"},

@@ -19,7 +19,7 @@ async def three(site: Any, product: str, instance: str | None = None) -> list[st
     """Three versions of a product, of which the third asks for data of the second at least."""
     handlers = [{"methods": ["*"], "pathPattern": f"/{product}*", "permissionsRequired": []}]
     provides = [{"id": product, "version": "1.0", "handlers": handlers}, SYSTEM]
-    accepts = {"metadata": {"uplift": {"upgradeFrom": ">=2.0"}}}
+    accepts = {"metadata": {"uplift": {"upgrade_from": ">=2.0"}}}
     return [
         await site.register(f"{product}-{n}.0.0", instance, provides=provides, **(accepts if n == 3 else {})) for n in (1, 2, 3)
     ]

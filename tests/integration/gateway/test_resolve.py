@@ -359,7 +359,7 @@ async def rows(lost: Lost, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
 async def test_the_standing_of_the_second_of_two_upgrades_is_its_own(place: Any, name: Any) -> None:
     """Not that of the first, which ended well (requirement D2)."""
     product = name("m")
-    accepts = {"metadata": {"uplift": {"upgradeFrom": ">=2.0"}}}
+    accepts = {"metadata": {"uplift": {"upgrade_from": ">=2.0"}}}
     first, between, new = [
         await place.register(f"{product}-{n}.0.0", provides=SYSTEM, **(accepts if n == 3 else {})) for n in (1, 2, 3)
     ]

@@ -286,7 +286,7 @@ class Driver:
                 },
             ],
             "launchDescriptor": {"exec": f"{sys.executable} {MODULE} --id {module} --port %p --log {self._stack.log}"},
-            "metadata": {"uplift": {"undo": "snapshot", "rerunnable": True, "dataVersion": f"/{product}/version"}},
+            "metadata": {"uplift": {"undo": "snapshot", "rerunnable": True, "data_version": f"/{product}/version"}},
         }
 
     async def _kill(self, kill: Kill) -> None:
