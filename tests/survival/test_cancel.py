@@ -45,7 +45,7 @@ async def test_a_cancel_is_an_abort(stacks: Any, moment: Moment) -> None:
             await asyncio.wait_for(moment.reach(case), PATIENCE)
             ended = (await platform.job(case.tenant, run.job))["complete"]  # old versions retire after their job
             if not ended:
-                await temporal.get_workflow_handle(run.job).cancel()
+                await _cancel(temporal, run.job, f"{run.job}/1-mod-users")
         job = await platform.until(lambda: platform.job(case.tenant, run.job), lambda row: row["complete"])
         await still_written(case.writer, neighbour)
 
