@@ -23,7 +23,7 @@ demo: setup  ## Watch an upgrade under load, from an empty folder
 
 .PHONY: test
 test: setup  ## All tests but the soak, three files at a time
-	@$(BIN)/python -m pytest -q -m "not soak" -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -q -m "not soak" -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: check
 check: setup  ## Format, lint, types, layers and the quick tests

@@ -103,9 +103,7 @@ class GroupChange(TellsPermissions):
             self._warn("aborted after the switch: users write to the new version, so it stays")
         await shielded(self._step(GatewaySteps.release, Step.RELEASE, self._group()))
         opened = tuple(fact for fact in self._known if fact.kind is FactKind.OPENED and fact not in request.known)
-        return GroupResult(
-            warnings=tuple(self._warnings), about=tuple(self._warned), known=opened, post_steps=self._post_steps()
-        )
+        return GroupResult(warnings=tuple(self._warnings), about=tuple(self._warned), known=opened, post_steps=self._post_steps())
 
     async def _forward(self, request: GroupRequest) -> None:
         changes = request.group.changes

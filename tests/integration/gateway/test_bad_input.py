@@ -76,7 +76,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PUT", "/_/runs/{job}/intents/{key}"): {
         "state": "asked", "subject": "{module}", "jobPath": "/_/tenant/1", "effect": "e", "outcome": "o", "messages": ["m"],
         "warnings": ["w"], "errors": ["e"], "progress": "p", "askedAgain": False, "instance": "i", "generation": "1",
-        "data_version": "{module}",
+        "dataVersion": "{module}",
     },
     ("PUT", "/_/runs/{job}/data-versions/{product}"): {"module": "{module}"},
     ("POST", "/_/runs/{job}/overlays"): {"product": "ok", "module": "{module}"},
