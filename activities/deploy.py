@@ -13,17 +13,13 @@ from activities.signatures import DeploySteps, ModuleRef, Placement, Retirement
 from activities.translate import translated
 from deployers import Deployer, Launch, Running
 from gateway_client import GatewayClient, Instance, NotFound, Version
+from upgrade_core.ids import instance_id
 from uplift_settings.tree import DeploySettings
 
 GATEWAY_URL = "UPLIFT_GATEWAY_URL"
 INSTANCE_TOKEN = "UPLIFT_INSTANCE_TOKEN"  # noqa: S105 - the name of the variable that holds it
 _DRAIN_PAUSE = 0.2
 _log = logging.getLogger(__name__)
-
-
-def instance_id(module: str, node: str) -> str:
-    """Id of a version's one instance on a node: the same for every attempt."""
-    return f"{module}@{node}"
 
 
 class NodeInstances:
@@ -176,7 +172,7 @@ class DeployActivities(DeploySteps):
 
     @activity.defn(name="deploy.place")
     async def place(self, request: ModuleRef) -> Placement:
-        """The node where the version runs already, else this one."""
+        """The node where the version runs already, else the one that is asked for, else this one."""
         with translated():
             descriptor = await self._gateway.descriptor(request.module)
             version = await self._gateway.version(request.module)
@@ -184,7 +180,7 @@ class DeployActivities(DeploySteps):
         if descriptor.launch is None or not descriptor.launch.is_process:
             return Placement(retire_after=retire_after)
         there = next((instance.node for instance in version.instances if instance.node is not None), None)
-        return Placement(node=there or self._instances.node, retire_after=retire_after)
+        return Placement(node=there or request.node or self._instances.node, retire_after=retire_after)
 
     @activity.defn(name="deploy.start")
     async def start(self, request: ModuleRef) -> None:

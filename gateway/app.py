@@ -14,6 +14,7 @@ from gateway.aftermath import Aftermath
 from gateway.builtin import BUILT_IN, built_in_descriptor
 from gateway.credentials import NOBODY, Caller, Credentials
 from gateway.departure import Departure
+from gateway.deploying import Deploying
 from gateway.health import Health
 from gateway.holds import Holds
 from gateway.jobs import Jobs
@@ -88,6 +89,7 @@ class Gateway:
             secrets=secrets,
             problems=self._problems,
             resolving=self._resolving,
+            deploying=Deploying(platform=platform, pipelines=self._pipelines),
             health=self._health,
         )
         self._departure = Departure(linger=settings.stop_linger, grace=settings.stop_grace)

@@ -7,12 +7,15 @@ import asyncio
 import contextlib
 import logging
 from datetime import timedelta
+from typing import Any
 
 from pydantic import TypeAdapter
 from temporalio.client import (
     Client,
     Interceptor,
     WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
     WorkflowQueryFailedError,
     WorkflowQueryRejectedError,
     WorkflowUpdateFailedError,
@@ -22,6 +25,7 @@ from temporalio.common import (
     SearchAttributeKey,
     SearchAttributePair,
     TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -31,21 +35,24 @@ from temporalio.service import RPCError, RPCStatusCode
 from gateway.jobs import Jobs
 from gateway.platform import Platform
 from gateway.problems import Problems
-from gateway.store import Conflict, DatabaseError, JobRow
+from gateway.store import Conflict, DatabaseError, Deployment, JobRow
 from gateway_client import FinishRequest, Notice
 from upgrade_core.decisions import held_groups
 from upgrade_core.plan import Plan
 from upgrade_core.problems import database_differs, run_lost
 from upgrade_core.runs import (
+    MODULE_VERSION,
     RECONCILE,
     RECONCILE_RUN,
     RESOLVE_JOB,
     TENANT_JOB,
     HoldPointState,
+    ModuleVersionRequest,
     ReconcileRequest,
     ResolveRequest,
     TenantJobRequest,
     group_run_id,
+    module_run_id,
 )
 from uplift_settings import read_secret
 from uplift_settings.tracing import Tracing
@@ -96,6 +103,7 @@ class Pipelines:
                 client = await self._connect()
                 await self._start(client)
                 await self._start_reconcile(client)
+                await self._start_deployments(client)
                 for_lost = loop.time() - looked >= LOOK_FOR_LOST_EVERY * self._platform.settings.sweep_interval
                 await self._look(client, for_lost=for_lost)
                 looked = loop.time() if for_lost else looked
@@ -161,6 +169,37 @@ class Pipelines:
                 rpc_timeout=_RPC,
             )
             await self._platform.reconcile.set_started(row.request)
+
+    async def _start_deployments(self, client: Client) -> None:
+        """Have deployed what a gateway that died meanwhile was asked for; what failed since is not tried for ever."""
+        for deployment in await self._platform.deployments.missing():
+            handle = client.get_workflow_handle(module_run_id(deployment.module))
+            try:
+                found = await handle.describe(rpc_timeout=_RPC)
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+            else:
+                if found.status is WorkflowExecutionStatus.RUNNING:
+                    continue
+                failed = found.status is WorkflowExecutionStatus.FAILED
+                if failed and found.close_time is not None and found.close_time > deployment.made:
+                    _log.error("module %s cannot be deployed on %s: see its run", deployment.module, deployment.node)
+                    await self._platform.deployments.remove(deployment.module)
+                    continue
+            await self._start_version(client, deployment)
+
+    async def _start_version(self, client: Client, deployment: Deployment) -> WorkflowHandle[Any, Any]:
+        return await client.start_workflow(
+            MODULE_VERSION,
+            ModuleVersionRequest(module=deployment.module, node=deployment.node),
+            id=module_run_id(deployment.module),
+            task_queue=self._settings.task_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            static_summary=f"instances of {deployment.module}"[:190],
+            rpc_timeout=_RPC,
+        )
 
     async def _look(self, client: Client, *, for_lost: bool) -> None:
         for row in await self._platform.jobs.open():
@@ -242,6 +281,48 @@ class Pipelines:
             return True
         self._suspects.add(run)
         return False
+
+    async def deploy(self, deployment: Deployment) -> str:
+        """Have the run of a version deploy it, and wait until it has ended; why it could not.
+
+        Raises:
+            TemporalAway: It does not answer; what was asked for is done when it is back.
+        """
+        try:
+            client = await self._connect()
+            handle = await self._start_version(client, deployment)
+            await handle.result()
+        except WorkflowFailureError as error:
+            cause: BaseException = error.cause
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            return str(cause)
+        except (RPCError, RuntimeError, OSError) as error:
+            raise _away(error) from error
+        return "its run has ended: somebody retired it meanwhile"
+
+    async def tell_unneeded(self, module: str) -> None:
+        """Tell the run of a version that nobody needs it any more, not even for the grace of an old one.
+
+        Raises:
+            TemporalAway: It does not answer.
+        """
+        try:
+            client = await self._connect()
+            await client.start_workflow(
+                MODULE_VERSION,
+                ModuleVersionRequest(module=module, deployed=True),  # if its run was lost: nothing is started to be retired
+                id=module_run_id(module),
+                task_queue=self._settings.task_queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                static_summary=f"instances of {module}"[:190],
+                start_signal="unneeded",
+                start_signal_args=[True],
+                rpc_timeout=_RPC,
+            )
+        except (RPCError, RuntimeError, OSError) as error:
+            raise _away(error) from error
 
     async def is_running(self, run: str) -> bool:
         """Whether a run is open at Temporal.

@@ -12,6 +12,7 @@ from gateway.store import (
     Changed,
     Database,
     DatabaseError,
+    DeploymentStore,
     HeldTimeStore,
     HoldStore,
     InstanceStore,
@@ -58,6 +59,7 @@ class Platform:
         self.registry = RegistryStore(database)
         self.instances = InstanceStore(database)
         self.jobs = JobStore(database)
+        self.deployments = DeploymentStore(database)
         self.plans = PlanStore(database)
         self.held_times = HeldTimeStore(database)
         self.runs = RunStore(database)

@@ -244,7 +244,7 @@ def parse_descriptor(wire: Mapping[str, Any]) -> ModuleDescriptor:
         optional=tuple(_requirement(item, module_id) for item in wire.get("optional") or ()),
         provides=provides,
         replaces=tuple(wire.get("replaces") or ()),
-        launch=_launch(wire.get("launchDescriptor")),
+        launch=parse_launch(wire.get("launchDescriptor")),
         uplift=parse_uplift(metadata.get("uplift")),
     )
 
@@ -369,7 +369,8 @@ def _version(wire: Mapping[str, Any], module_id: str) -> str:
     return version
 
 
-def _launch(wire: Mapping[str, Any] | None) -> LaunchDescriptor | None:
+def parse_launch(wire: Mapping[str, Any] | None) -> LaunchDescriptor | None:
+    """Read a launch descriptor; None of an empty one."""
     if not wire:
         return None
     return LaunchDescriptor(

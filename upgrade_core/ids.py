@@ -136,3 +136,8 @@ def hold_id(job: str, group: str, product: str) -> str:
 def copy_id(job: str, change: str) -> str:
     """Id of the one copy of a job's change, which `Change.key` names."""
     return f"{job}-{change}"
+
+
+def instance_id(module: str, node: str) -> str:
+    """Id of a version's one instance that is deployed on a node: the same for every attempt."""
+    return f"{module}@{node}"

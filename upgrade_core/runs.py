@@ -114,10 +114,12 @@ class ModuleVersionRequest:
 
     Attributes:
         deployed: Whether it was deployed before a continue-as-new.
+        node: Where it is to be deployed; empty: where the first worker is free.
     """
 
     module: str
     deployed: bool = False
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """`ModuleVersion`: looks after one module version: deploys it when it is claimed, retires it when nothing needs it."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 
 from temporalio import workflow
@@ -29,7 +30,7 @@ class ModuleVersion:
     @workflow.run
     async def run(self, request: ModuleVersionRequest) -> str:
         """Deploy, wait to be needed no more, retire."""
-        module = ModuleRef(module=request.module)
+        module = ModuleRef(module=request.module, node=request.node)
         placement: Placement = await workflow.execute_activity_method(
             DeploySteps.place, module, summary="choose a node", **options.SHORT
         )
@@ -56,7 +57,7 @@ class ModuleVersion:
                 return "retired"
             self._now = False
             if workflow.info().is_continue_as_new_suggested():
-                workflow.continue_as_new(ModuleVersionRequest(module=request.module, deployed=True))
+                workflow.continue_as_new(replace(request, deployed=True))
 
     @workflow.signal
     def unneeded(self, now: bool) -> None:

@@ -1,4 +1,4 @@
-"""`/_/discovery/modules`: instances that the site runs itself are registered here; deployed ones are shown."""
+"""`/_/discovery/modules`: instances that the site runs itself are registered here; others are deployed, shown, taken away."""
 
 import asyncio
 import json
@@ -10,21 +10,25 @@ from aiohttp import web
 
 from gateway.admin.http import ApiError, Call, answer
 from gateway.admin.wire import DeploymentWire, NodeWire
+from gateway.deploying import NotDeployed
+from gateway.pipelines import TemporalAway
 from gateway.store import Conflict, InstanceRow
-
-_DEPLOYING = "is deployed by install jobs with deploy=true, not by this call; a running instance is registered with its url"
+from upgrade_core.descriptors import parse_launch
+from upgrade_core.ids import instance_id
 
 
 async def post(call: Call) -> web.Response:
-    """Register an instance: `srvcId`, `instId`, `url`. Deploying is done by install jobs."""
+    """Register an instance (`srvcId`, `instId`, `url`), or deploy one (`srvcId`, `nodeId`) and wait until it answers."""
     wire = call.json(DeploymentWire)
     module = module_of(call, wire)
-    if wire.url is None:
-        await _refuse_to_deploy(call, wire, module)
+    if wire.url is None and wire.nodeId is not None:
+        return await deploy(call, wire, module, await _known_node(call, wire.nodeId))
+    if wire.url is None and wire.descriptor is not None:
+        raise ApiError(400, "missing nodeId")
     if not wire.instId:
         raise ApiError(400, "Needs instId")
     if wire.url is None:
-        raise ApiError(400, f"url: is missing; without one, module {module} {_DEPLOYING}")
+        raise ApiError(400, "url: is missing, where the instance is; or nodeId, where one is to be deployed")
     if wire.nodeId is not None or wire.descriptor is not None:
         raise ApiError(400, "nodeId, descriptor: not with url; an instance is either registered or deployed")
     check_url(wire.url)
@@ -53,20 +57,20 @@ async def get(call: Call) -> web.Response:
 
 
 async def delete_all(call: Call) -> web.Response:
-    """Forget all instances; where one was deployed, none."""
-    await _remove(call, _all(call))
+    """Forget all instances, and take away those that were deployed; none, where one of these is needed."""
+    await remove(call, _all(call))
     return answer()
 
 
 async def delete_module(call: Call) -> web.Response:
-    """Forget the instances of a module; where one was deployed, none."""
-    await _remove(call, of_module(call))
+    """Forget the instances of a module, and take away those that were deployed; none, where they are needed."""
+    await remove(call, of_module(call))
     return answer()
 
 
 async def delete(call: Call) -> web.Response:
-    """Forget one instance that the site registered."""
-    await _remove(call, [known(call)])
+    """Forget one instance; one that was deployed is taken away, unless it is needed."""
+    await remove(call, [known(call)])
     return answer()
 
 
@@ -173,41 +177,59 @@ def check_url(url: str) -> None:
         raise ApiError(400, f"url: {url!r} has characters that no address has")
 
 
-def refuse_deployed(rows: Sequence[InstanceRow]) -> None:
-    """Leave alone what a run deployed.
+async def deploy(call: Call, wire: DeploymentWire, module: str, node: str) -> web.Response:
+    """Deploy a version on a node, and answer when it runs.
 
     Raises:
-        ApiError: 409.
+        ApiError: 400 with the reason, in Okapi's form; 409 while the version is on its way out or runs elsewhere.
     """
-    for row in rows:
-        if row.node is not None:
-            raise ApiError(409, f"instance {row.id} was deployed by a run; it is retired when no tenant needs {row.module}")
-
-
-async def _remove(call: Call, rows: Sequence[InstanceRow]) -> None:
-    """Forget instances, all or none."""
-    refuse_deployed(rows)
+    launch = call.platform.table.modules[module].launch
+    if launch is None:
+        raise ApiError(400, f"Module {module} has no launchDescriptor")
+    if wire.descriptor is not None and parse_launch(wire.descriptor.model_dump(exclude_none=True)) != launch:
+        raise ApiError(400, f"descriptor: is not the launchDescriptor that module {module} is registered with; leave it out")
+    if not launch.is_process:
+        raise ApiError(
+            400, f"{call.platform.url}/deploy Module {module}: only processes are deployed here (exec or cmdlineStart)"
+        )
+    if wire.instId not in (None, instance_id(module, node)):
+        raise ApiError(400, f"instId: an instance that is deployed here is called {instance_id(module, node)}; leave it out")
     try:
-        await call.platform.instances.forget([(row.id, row.module) for row in rows])
+        row = await call.services.deploying.deploy(module, node)
+    except NotDeployed as error:
+        raise ApiError(400, f"{call.platform.url}/deploy {error}") from error
+    except Conflict as error:
+        raise ApiError(409, str(error)) from error
+    except TemporalAway as error:
+        raise ApiError(503, f"{error}; module {module} is deployed when it is back") from error
+    return answer(describe(row), status=201, headers=call.location(row.module, row.id))
+
+
+async def remove(call: Call, rows: Sequence[InstanceRow]) -> None:
+    """Forget instances that the site registered, take away those that were deployed.
+
+    Raises:
+        ApiError: 409: a tenant or a job needs one of those that were deployed; then nothing is changed.
+    """
+    deployed = [row for row in rows if row.node is not None]
+    for row in deployed:
+        _refuse_needed(row, await call.services.deploying.needed_by(row.module))
+    try:
+        for row in deployed:
+            _refuse_needed(row, await call.services.deploying.take_away(row.module))
+        await call.platform.instances.forget([(row.id, row.module) for row in rows if row.node is None])
+    except TemporalAway as error:
+        raise ApiError(503, str(error)) from error
     except Conflict as error:
         raise ApiError(409, str(error)) from error
     await call.platform.spread()
 
 
-async def _refuse_to_deploy(call: Call, wire: DeploymentWire, module: str) -> None:
-    """What is wrong with a descriptor that asks for a deployment, in Okapi's words, else that nobody deploys by this call.
-
-    Raises:
-        ApiError: 400, or 404 if there is no such node.
-    """
-    if wire.nodeId is None:
-        if wire.descriptor is not None:
-            raise ApiError(400, "missing nodeId")
-        return
-    if wire.descriptor is None and call.platform.table.modules[module].launch is None:
-        raise ApiError(400, f"Module {module} has no launchDescriptor")
-    await _known_node(call, wire.nodeId)
-    raise ApiError(400, f"Module {module} {_DEPLOYING}")
+def _refuse_needed(row: InstanceRow, needed_by: Sequence[str]) -> None:
+    if needed_by:
+        raise ApiError(
+            409, f"instance {row.id} is needed by {', '.join(needed_by)}; it is retired when nothing needs {row.module}"
+        )
 
 
 async def _known_node(call: Call, asked: str) -> str:

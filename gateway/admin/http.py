@@ -12,6 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from gateway.credentials import Caller
+from gateway.deploying import Deploying
 from gateway.health import Health
 from gateway.holds import Holds
 from gateway.jobs import Jobs
@@ -62,6 +63,7 @@ class Services:
     secrets: CredentialStore
     problems: Problems
     resolving: Resolving
+    deploying: Deploying
     health: Health
 
 

@@ -3,10 +3,11 @@
 from gateway.store.changes import Changed, ChangeStore, Picture
 from gateway.store.credentials import CredentialStore
 from gateway.store.database import Database
+from gateway.store.deployments import Deployment, DeploymentStore
 from gateway.store.errors import DatabaseError, Outdated
 from gateway.store.held_times import HeldTimeStore
 from gateway.store.holds import HeldByAnother, HoldStore, NewHold
-from gateway.store.instances import InstanceStore
+from gateway.store.instances import DISCOVERY, InstanceStore
 from gateway.store.jobs import STILL_HELD, JobStore, check_run
 from gateway.store.migrations import Migrations
 from gateway.store.moves import Move
@@ -21,6 +22,7 @@ from gateway.store.runs import RunStore
 from gateway.store.totals import Totals, TotalsStore
 
 __all__ = [
+    "DISCOVERY",
     "EVERY_TENANT",
     "STILL_HELD",
     "ChangeStore",
@@ -29,6 +31,8 @@ __all__ = [
     "CredentialStore",
     "Database",
     "DatabaseError",
+    "Deployment",
+    "DeploymentStore",
     "HeldByAnother",
     "HeldTimeStore",
     "HoldRow",

@@ -8,6 +8,9 @@ from gateway.store.jobs import check_open
 from gateway.store.registry import Conflict, refuse_used
 from gateway.store.rows import InstanceRow
 
+DISCOVERY = "an operator, by discovery"
+"""Who needs a version that was deployed by discovery."""
+
 
 class InstanceStore:
     """Who runs where, and who needs it."""
@@ -26,7 +29,7 @@ class InstanceStore:
             Conflict: `Duplicate instId X` (the same at the same address is fine), or the module is being retired.
         """
         async with self._database.transaction() as connection:
-            if not replace and await _is_retiring(connection, instance.module):
+            if not replace and await is_retiring(connection, instance.module):
                 raise Conflict(f"module {instance.module} is being retired; try again in a moment")
             done = await connection.execute(
                 "insert into instances (id, module, url, node, generation, descriptor, announced)"  # noqa: S608
@@ -91,7 +94,7 @@ class InstanceStore:
         async with self._database.transaction() as connection:
             await check_open(connection, job)
             await connection.execute("select 1 from modules where id = $1 for share", module)
-            if await _is_retiring(connection, module):
+            if await is_retiring(connection, module):
                 raise Conflict(f"module {module} is being retired; try again in a moment")
             await connection.execute("insert into claims (module, job) values ($1, $2) on conflict do nothing", module, job)
 
@@ -101,7 +104,7 @@ class InstanceStore:
             await connection.execute("delete from claims where module = $1 and job = $2", module, job)
 
     async def needed_by(self, modules: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Who needs each of some versions: its tenants and the jobs with claims on it, twenty of them at most."""
+        """Who needs each of some versions: its tenants, the jobs with claims on it, and discovery; twenty of them at most."""
         async with self._database.connection() as connection:
             return await _needed_by(connection, modules)
 
@@ -131,15 +134,17 @@ class InstanceStore:
         return True
 
 
-async def _is_retiring(connection: Connection, module: str) -> bool:
+async def is_retiring(connection: Connection, module: str) -> bool:
+    """Whether a version is on its way out."""
     return bool(await connection.fetchval("select true from retirements where module = $1", module))
 
 
 async def _needed_by(connection: Connection, modules: Sequence[str]) -> dict[str, tuple[str, ...]]:
     rows = await connection.fetch(
         "select module, array(select 'tenant ' || tenant as who from bindings where bindings.module = wanted.module"
-        " union all select 'job ' || job from claims where claims.module = wanted.module order by who limit 20) as who"
+        " union all select 'job ' || job from claims where claims.module = wanted.module"
+        " union all select $2 from deployments where deployments.module = wanted.module order by who limit 20) as who"
         " from unnest($1::text[]) as wanted (module)",
-        modules,
-    )
+        modules, DISCOVERY,
+    )  # fmt: skip
     return {row["module"]: tuple(row["who"]) for row in rows}

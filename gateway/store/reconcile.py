@@ -168,6 +168,7 @@ async def _ledger(connection: Connection) -> Ledger:
         "select id, job, node, false as kept from snapshots where expires is null order by id limit $1", _MOST
     )
     retiring = await connection.fetch("select module from retirements order by module")
+    asked_for = await connection.fetch("select module from deployments order by module")
     nodes = await connection.fetch(
         "select node from workers where seen > now() - make_interval(secs => $1)"
         " union select node from instances where node is not null order by node",
@@ -187,6 +188,7 @@ async def _ledger(connection: Connection) -> Ledger:
         stale=tuple(Stale(**dict(row) | {"some": tuple(row["some"])}) for row in stale),
         snapshots=tuple(Snapshot(**dict(row)) for row in snapshots),
         retiring=tuple(row["module"] for row in retiring),
+        asked_for=tuple(row["module"] for row in asked_for),
         nodes=tuple(row["node"] for row in nodes),
         oldest_job=oldest,
     )

@@ -47,6 +47,7 @@ class _Look:
         self._with_runs = {job for run in world.runs if (job := job_of(run)) is not None}
         self._held = {hold.job for hold in self._ledger.holds}
         self._claimed = {claim.module for claim in self._ledger.claims if not self._is_settled(claim.job)}
+        self._claimed |= {*self._ledger.asked_for}
         self._bound = {bound.module: bound for bound in self._ledger.bound}
         self._looked = {view.node for view in world.nodes if not view.silent and not view.trouble}
 

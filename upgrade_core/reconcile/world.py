@@ -116,6 +116,7 @@ class Ledger:
         intents: Those that have not ended.
         snapshots: Those whose time has not begun.
         retiring: Versions that are marked as on their way out.
+        asked_for: Versions that were deployed by discovery: they are needed without a tenant.
         nodes: Nodes that a worker was heard of on, or that have instances.
         oldest_job: Seconds since the oldest open job was asked for; 0 without one.
     """
@@ -130,6 +131,7 @@ class Ledger:
     stale: tuple[Stale, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
     retiring: tuple[str, ...] = ()
+    asked_for: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
     oldest_job: float = 0.0
 

@@ -18,10 +18,11 @@ from aiohttp import web
 from click.testing import CliRunner
 from folioclient import FolioClient
 
-from activities.deploy import NodeInstances, instance_id
+from activities.deploy import NodeInstances
 from deployers import ProcessDeployer
 from gateway.admin.routes import ROUTES
 from gateway_client import GatewayClient, GatewayRefused, NotFound
+from upgrade_core.ids import instance_id
 from uplift_cli.main import cli
 from uplift_settings.tree import DeploySettings
 

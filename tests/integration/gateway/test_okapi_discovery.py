@@ -63,9 +63,9 @@ async def rack(module_site: Any) -> Any:
         ),
         pytest.param("DELETE /_/discovery/modules/ma-1.0.0/x", None, 404, "ma-1.0.0/x", id="delete unknown"),
         pytest.param("DELETE /_/discovery/modules/mc-1.0.0", None, 404, "mc-1.0.0", id="delete of a module without"),
-        pytest.param("DELETE /_/discovery/modules/ma-1.0.0/ma-1.0.0@n1", None, 409, None, id="delete what was deployed"),
-        pytest.param("DELETE /_/discovery/modules/ma-1.0.0", None, 409, None, id="delete all of a module, or none"),
-        pytest.param("DELETE /_/discovery/modules", None, 409, None, id="delete all, or none"),
+        pytest.param("DELETE /_/discovery/modules/ma-1.0.0/ma-1.0.0@n1", None, 503, None, id="delete what was deployed"),
+        pytest.param("DELETE /_/discovery/modules/ma-1.0.0", None, 503, None, id="delete all of a module, or none"),
+        pytest.param("DELETE /_/discovery/modules", None, 503, None, id="delete all, or none"),
         pytest.param("PUT /_/discovery/modules/ma-1.0.0/a", {}, 404, "No suitable module found for path and tenant", id="put"),
         pytest.param("GET /_/discovery/health/mc-1.0.0", None, 404, "mc-1.0.0", id="health of a module without"),
         pytest.param("GET /_/discovery/health/ma-1.0.0/x", None, 404, "ma-1.0.0/x", id="health of an unknown instance"),
@@ -84,7 +84,7 @@ async def rack(module_site: Any) -> Any:
         pytest.param("GET /_/deployment/modules", None, 200, ["ma-1.0.0@n1"], id="deployed ones"),
         pytest.param("GET /_/deployment/modules/a", None, 404, "not found: a", id="registered is not deployed"),
         pytest.param("DELETE /_/deployment/modules/a", None, 404, "not found: a", id="undeploy what was not deployed"),
-        pytest.param("DELETE /_/deployment/modules/ma-1.0.0@n1", None, 409, None, id="undeploy"),
+        pytest.param("DELETE /_/deployment/modules/ma-1.0.0@n1", None, 503, None, id="undeploy"),
         pytest.param("POST /_/env", {"value": "v"}, 400, "missing name", id="env no name"),
         pytest.param("POST /_/env", {"name": "N"}, 400, "missing value", id="env no value"),
         pytest.param("GET /_/env", None, 200, "[ ]", id="env none"),
@@ -93,26 +93,41 @@ async def rack(module_site: Any) -> Any:
     ],
 )  # fmt: skip
 async def test_a_call_is_answered(rack: Any, call: str, body: Any, status: int, answer: Any) -> None:
-    """1.4; an answer is a text, or the ids of a list of instances; None: it names the instance."""
+    """1.4; an answer is a text, or the ids of a list of instances; None: it says that nothing can be stopped without Temporal."""
     method, path = call.split()
     found = await rack.http.request(method, path, json=body) if body is not None else await rack.http.request(method, path)
     assert found.status_code == status, found.text
     if isinstance(answer, str):
         assert found.text == answer
     elif answer is None:
-        assert "instance ma-1.0.0@n1 was deployed by a run" in found.text
+        assert "Temporal or its worker does not answer" in found.text
     else:
         assert [each["instId"] for each in found.json()] == answer
     left = [each["instId"] for each in (await rack.http.get("/_/discovery/modules")).json()]
     assert left == ["a", "ma-1.0.0@n1", "b+1"], "nothing was changed"
 
 
+async def test_what_is_deployed_on_that_node_already_is_kept(rack: Any) -> None:
+    found = await rack.http.post("/_/discovery/modules", json={"srvcId": "ma-1.0.0", "nodeId": "n1"})
+    assert (found.status_code, found.json()["instId"]) == (201, "ma-1.0.0@n1")
+    assert found.headers["Location"].endswith("/_/discovery/modules/ma-1.0.0/ma-1.0.0%40n1")
+
+
 @pytest.mark.parametrize(
-    "sent", [{"srvcId": "ma-1.0.0", "nodeId": "n1"}, {"srvcId": "mc-1.0.0", "nodeId": "n1", "descriptor": LAUNCH}]
+    ("sent", "text"),
+    [
+        ({"srvcId": "mc-1.0.0", "nodeId": "n1", "descriptor": LAUNCH}, "Module mc-1.0.0 has no launchDescriptor"),
+        ({"srvcId": "ma-1.0.0", "nodeId": "n1", "descriptor": {"exec": "other %p"}}, "descriptor: is not the launchDescriptor"),
+        (
+            {"srvcId": "ma-1.0.0", "nodeId": "n1", "instId": "mine"},
+            "instId: an instance that is deployed here is called ma-1.0.0@n1",
+        ),
+        ({"srvcId": "ma-1.0.0", "instId": "mine"}, "url: is missing"),
+    ],
 )
-async def test_who_asks_to_deploy_by_discovery_is_told_how_to(rack: Any, sent: dict[str, Any]) -> None:
+async def test_a_deployment_that_is_not_possible_is_refused(rack: Any, sent: dict[str, Any], text: str) -> None:
     found = await rack.http.post("/_/discovery/modules", json=sent)
-    assert (found.status_code, "install jobs with deploy=true" in found.text) == (400, True)
+    assert (found.status_code, text in found.text) == (400, True), found.text
 
 
 async def test_nodes_are_those_that_workers_deploy_on(rack: Any) -> None:
