@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Iterable
+from typing import Any
 
 from temporalio import activity
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 
 from activities.signatures import (
@@ -226,15 +227,7 @@ class GatewayActivities(GatewaySteps):
     async def _deployed(self, job: str, module: str) -> None:
         """Have the version's own run deploy it, and wait for the instance or for that run's error."""
         while True:
-            handle = await self._temporal.start_workflow(
-                MODULE_VERSION,
-                ModuleVersionRequest(module=module),
-                id=module_run_id(module),
-                task_queue=self._task_queue,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                static_summary=f"instances of {module}"[:190],
-            )
+            handle = await self._version_run(ModuleVersionRequest(module=module))
             ended = asyncio.create_task(handle.result())
             try:
                 while not ended.done():
@@ -270,16 +263,20 @@ class GatewayActivities(GatewaySteps):
 
     async def tell_unneeded(self, module: str, *, now: bool = False) -> None:
         """Tell the run of a module version that nobody needs it; `now`: without the grace of an old version."""
-        await self._temporal.start_workflow(
+        request = ModuleVersionRequest(module=module, deployed=True)  # if its run was lost: nothing is started to be retired
+        await self._version_run(request, start_signal="unneeded", start_signal_args=[now])
+
+    async def _version_run(self, request: ModuleVersionRequest, **signal: Any) -> WorkflowHandle[Any, Any]:
+        """The one run that looks after a version; it is started if it is not open."""
+        return await self._temporal.start_workflow(
             MODULE_VERSION,
-            ModuleVersionRequest(module=module, deployed=True),  # if its run was lost: nothing is started to be retired
-            id=module_run_id(module),
+            request,
+            id=module_run_id(request.module),
             task_queue=self._task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            static_summary=f"instances of {module}"[:190],
-            start_signal="unneeded",
-            start_signal_args=[now],
+            static_summary=f"instances of {request.module}"[:190],
+            **signal,
         )
 
 

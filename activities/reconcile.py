@@ -12,7 +12,6 @@ from typing import Protocol
 
 from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.deploy import NodeInstances
@@ -45,11 +44,6 @@ from upgrade_core.reconcile import (
     doubtful,
     first,
     read_copy_name,
-)
-from upgrade_core.runs import (
-    MODULE_VERSION,
-    ModuleVersionRequest,
-    module_run_id,
 )
 from uplift_settings.tree import ReconcileSettings
 
@@ -90,7 +84,6 @@ class ReconcileActivities(ReconcileSteps):
     ) -> None:
         self._gateway = gateway
         self._temporal = temporal
-        self._task_queue = task_queue
         self._tell_unneeded = tell_unneeded
         self._settings = settings
         self._keep_copies = keep_copies
@@ -158,22 +151,8 @@ class ReconcileActivities(ReconcileSteps):
         if repair.verb is Verb.TELL_UNNEEDED:
             await self._tell_unneeded(repair.module)
         else:
-            await self._finish_retirement(repair.module)
+            await self._tell_unneeded(repair.module, now=True)  # nobody can claim it while it is marked
         return True
-
-    async def _finish_retirement(self, module: str) -> None:
-        """A run that takes the version away without starting anything: nobody can claim it while it is marked."""
-        await self._temporal.start_workflow(
-            MODULE_VERSION,
-            ModuleVersionRequest(module=module, deployed=True),
-            id=module_run_id(module),
-            task_queue=self._task_queue,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            static_summary=f"instances of {module}"[:190],
-            start_signal="unneeded",
-            start_signal_args=[True],
-        )
 
     async def _open_type(self, run: str) -> str | None:
         """The workflow of a run that is open; None if it is not."""

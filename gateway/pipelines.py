@@ -187,18 +187,20 @@ class Pipelines:
                     _log.error("module %s cannot be deployed on %s: see its run", deployment.module, deployment.node)
                     await self._platform.deployments.remove(deployment.module)
                     continue
-            await self._start_version(client, deployment)
+            await self._version_run(client, _wanted(deployment))
 
-    async def _start_version(self, client: Client, deployment: Deployment) -> WorkflowHandle[Any, Any]:
+    async def _version_run(self, client: Client, request: ModuleVersionRequest, **signal: Any) -> WorkflowHandle[Any, Any]:
+        """The one run that looks after a version; it is started if it is not open."""
         return await client.start_workflow(
             MODULE_VERSION,
-            ModuleVersionRequest(module=deployment.module, node=deployment.node),
-            id=module_run_id(deployment.module),
+            request,
+            id=module_run_id(request.module),
             task_queue=self._settings.task_queue,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            static_summary=f"instances of {deployment.module}"[:190],
+            static_summary=f"instances of {request.module}"[:190],
             rpc_timeout=_RPC,
+            **signal,
         )
 
     async def _look(self, client: Client, *, for_lost: bool) -> None:
@@ -290,7 +292,7 @@ class Pipelines:
         """
         try:
             client = await self._connect()
-            handle = await self._start_version(client, deployment)
+            handle = await self._version_run(client, _wanted(deployment))
             await handle.result()
         except WorkflowFailureError as error:
             cause: BaseException = error.cause
@@ -308,19 +310,8 @@ class Pipelines:
             TemporalAway: It does not answer.
         """
         try:
-            client = await self._connect()
-            await client.start_workflow(
-                MODULE_VERSION,
-                ModuleVersionRequest(module=module, deployed=True),  # if its run was lost: nothing is started to be retired
-                id=module_run_id(module),
-                task_queue=self._settings.task_queue,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                static_summary=f"instances of {module}"[:190],
-                start_signal="unneeded",
-                start_signal_args=[True],
-                rpc_timeout=_RPC,
-            )
+            request = ModuleVersionRequest(module=module, deployed=True)  # if its run was lost: nothing is started to be retired
+            await self._version_run(await self._connect(), request, start_signal="unneeded", start_signal_args=[True])
         except (RPCError, RuntimeError, OSError) as error:
             raise _away(error) from error
 
@@ -378,6 +369,10 @@ class Pipelines:
         elif error is None and not self._reachable:
             _log.info("Temporal at %s is back", self._settings.address)
         self._reachable = error is None
+
+
+def _wanted(deployment: Deployment) -> ModuleVersionRequest:
+    return ModuleVersionRequest(module=deployment.module, node=deployment.node)
 
 
 def _why(status: WorkflowExecutionStatus | None) -> str:

@@ -198,34 +198,27 @@ class Stack:
 
     async def status(self) -> dict[str, dict[str, Any]]:
         """Rows of `uplift status` by part."""
-        text = await asyncio.to_thread(
-            lambda: (
-                subprocess.run(
-                    (*UPLIFT, "status", "--home", str(self.home), "--json"),
-                    cwd=ROOT,
-                    env=environment(),
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                ).stdout
-            )
-        )
-        return {row["part"]: row for row in json.loads(text)["rows"]}
+        said = await self._said("status", check=False)
+        return {row["part"]: row for row in said["rows"]}
 
     async def problems(self) -> list[dict[str, Any]]:
         """What `uplift problems` says."""
+        found: list[dict[str, Any]] = await self._said("problems", check=True)
+        return found
+
+    async def _said(self, command: str, *, check: bool) -> Any:
+        """What a command prints as JSON; `check`: it must succeed."""
         done = await asyncio.to_thread(
             lambda: subprocess.run(
-                (*UPLIFT, "problems", "--home", str(self.home), "--json"),
+                (*UPLIFT, command, "--home", str(self.home), "--json"),
                 cwd=ROOT,
                 env=environment(),
                 capture_output=True,
                 text=True,
-                check=True,
+                check=check,
             )
         )
-        found: list[dict[str, Any]] = json.loads(done.stdout)
-        return found
+        return json.loads(done.stdout)
 
     async def kill(self, *parts: str) -> None:
         """kill -9."""
