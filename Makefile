@@ -22,8 +22,8 @@ demo: setup  ## Watch an upgrade under load, from an empty folder
 	@$(BIN)/uplift demo
 
 .PHONY: test
-test: setup  ## All tests but the soak, three files at a time
-	@$(BIN)/python -m pytest -q -m "not soak" -n 3 --dist loadfile --no-loadscope-reorder
+test: setup  ## All tests but the long ones, three files at a time
+	@$(BIN)/python -m pytest -q -m "not soak and not platform" -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: check
 check: setup  ## Format, lint, types, layers and the quick tests
@@ -31,7 +31,7 @@ check: setup  ## Format, lint, types, layers and the quick tests
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q -m "not soak" $(QUICK_TESTS)
+	@$(BIN)/python -m pytest -q -m "not soak and not platform" $(QUICK_TESTS)
 
 .PHONY: fmt
 fmt: setup  ## Format, and mend what the linter can
@@ -58,6 +58,10 @@ bench: setup  ## Measure; prints and keeps the figures
 soak: setup  ## The long tests, four at a time; REPORT=FILE keeps the table of what was killed, and when
 	@$(BIN)/python -m pytest -q -m "soak or matrix" -n 4 --dist loadgroup --instafail -p tests.survival.report \
 		$(if $(REPORT),--survival-report $(REPORT))
+
+.PHONY: platforms
+platforms: setup  ## Whole releases of FOLIO, upgraded one after the other: about an hour
+	@$(BIN)/python -m pytest -q -rP -m platform --instafail
 
 .PHONY: histories
 histories: setup  ## Record runs of every outcome for the replay tests, into a new folder [NAME=today]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from temporalio.client import Client
 from temporalio.worker import Replayer
 
@@ -111,6 +112,7 @@ async def test_a_hold_that_a_terminated_group_left_is_named_and_never_opens_itse
     assert problem in [each["key"] for each in await stack.problems()]
 
 
+@pytest.mark.soak
 async def test_a_long_synchronous_answer_is_waited_for(stack: Any) -> None:
     """Requirement C4, by a short clock: it takes longer than any heartbeat or call may."""
     tenant, product = await two_versions(stack, dialect="okapi1")

@@ -146,6 +146,7 @@ async def test_a_deployment_that_fails_fails_every_job_that_waits_for_it(stack: 
     assert (await stack.instances(new), len(await stack.instances(old))) == ([], 1)
 
 
+@pytest.mark.soak
 async def test_a_tenant_that_arrives_in_the_grace_of_a_version_finds_the_same_process(stack: Any) -> None:
     """The version stays for it, and goes a grace after it, too, has left (requirement E1)."""
     old, new, (leaving,) = await two_versions(stack)

@@ -121,6 +121,7 @@ async def test_what_was_left_behind_is_told_by_a_dry_run_and_repaired_by_the_nex
     assert wanted & {each["key"].removeprefix("difference:") for each in await stack.problems()} == set()
 
 
+@pytest.mark.soak
 async def test_what_a_person_decides_is_told_and_left_as_it_is(stack: Any, rows: Any) -> None:
     tenant, product, job = await enabled(stack)
     hold, key = f"hold-{job}", f"intent-{job}"

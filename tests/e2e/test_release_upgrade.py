@@ -352,7 +352,7 @@ async def test_modules_that_must_move_together_are_upgraded_to_the_next_release(
     assert {len(group) for group in groups[:-1]} == {1}
 
 
-@pytest.mark.soak
+@pytest.mark.platform
 @pytest.mark.timeout(2 * LONG)
 @pytest.mark.parametrize("parallel", [1, 8])
 async def test_a_tenant_with_all_backend_modules_of_poppy_is_upgraded_to_quesnelia_by_one_job(
@@ -383,7 +383,7 @@ async def test_a_tenant_with_all_backend_modules_of_poppy_is_upgraded_to_quesnel
     assert ours == {(module, old) for module, old in theirs if only_backend([module])}
 
 
-@pytest.mark.soak
+@pytest.mark.platform
 @pytest.mark.timeout(2 * LONG)
 async def test_a_module_that_fails_in_the_middle_is_undone_and_a_second_job_ends_the_upgrade(world: World) -> None:
     """Requirement D2, rolling: what was switched before stays, its group is as it was, and what comes later was not begun."""
@@ -415,7 +415,7 @@ async def test_a_module_that_fails_in_the_middle_is_undone_and_a_second_job_ends
     await world.check_migrated_once(tenant)
 
 
-@pytest.mark.soak
+@pytest.mark.platform
 @pytest.mark.timeout(3 * LONG)
 async def test_an_atomic_upgrade_in_which_a_module_fails_changes_nothing_and_one_that_ends_well_changes_all(world: World) -> None:
     """Requirement D2, `mode=atomic`: nobody works meanwhile, since everything is held for longer than a request may wait."""
@@ -439,7 +439,7 @@ async def test_an_atomic_upgrade_in_which_a_module_fails_changes_nothing_and_one
     await world.check_whole(tenant)
 
 
-@pytest.mark.soak
+@pytest.mark.platform
 @pytest.mark.timeout(2 * LONG)
 async def test_an_upgrade_goes_on_where_it_was_when_its_worker_is_killed_in_the_middle(world: World) -> None:
     """Requirement D3."""
@@ -464,7 +464,7 @@ async def test_an_upgrade_goes_on_where_it_was_when_its_worker_is_killed_in_the_
     await world.check_migrated_once(tenant)
 
 
-@pytest.mark.soak
+@pytest.mark.platform
 @pytest.mark.timeout(4 * LONG)
 @pytest.mark.parametrize("part", [True, False], ids=["part", "whole"])
 async def test_ten_tenants_are_upgraded_at_once(world: World, part: bool) -> None:

@@ -100,6 +100,7 @@ async def test_a_group_terminated_in_mid_migration_goes_back_to_the_old_version(
     assert (await stack.install(users, TWO))["status"] == "done"
 
 
+@pytest.mark.soak
 async def test_a_job_terminated_with_its_group_goes_on_to_the_new_version_by_force(stack: Any, users: str) -> None:
     """The module's own migration went on to its end, unseen: who says `new` has looked. Temporal died in between: no matter."""
     path, job = await migrating(stack, users, 2)

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 
+@pytest.mark.soak
 async def test_instances_come_back_where_requests_are_sent_to(stack: Any) -> None:
     """The gateway routes by the addresses that it knows until the instances are back: nobody else may answer there."""
     tenant, product = await stack.tenant(), stack.product()

@@ -82,6 +82,7 @@ async def test_an_abort_in_mid_migration_leaves_schema_and_rows_as_before(stack:
     await check_nothing_changed(stack, users, before, TWO)
 
 
+@pytest.mark.soak
 async def test_an_abort_does_not_disturb_others_on_the_same_new_instance(stack: Any, users: str) -> None:
     """The instance is shared, so its process is left alone: the sessions in the tenant's schema are ended instead."""
     other = await stack.tenant()
@@ -143,6 +144,7 @@ async def test_a_snapshot_that_would_not_be_whole_is_refused_before_anybody_is_h
     assert f"v_{users}" in job["errors"][0]["message"]
 
 
+@pytest.mark.soak
 async def test_snapshots_are_kept_for_their_time_then_removed(stack: Any, users: str) -> None:
     job = await stack.begin(users, TWO, query="tenantParameters=migrationSeconds%3D1")
     await stack.until(job, lambda row: row["phase"] == "migrating")

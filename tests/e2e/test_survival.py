@@ -35,6 +35,7 @@ async def test_a_failing_run_is_undone_although_everything_was_killed(stack: Any
     assert await stack.instances(f"{product}-2.0.0") == []
 
 
+@pytest.mark.soak
 async def test_a_synchronous_init_is_not_asked_for_twice_when_the_worker_dies(stack: Any) -> None:
     """Requirement C4: the answer is lost with the worker; a module that says that it may be asked again is, once it is quiet."""
     tenant, product, job = await migrating(stack, do="200", dialect="uplift", seconds=3, rerunnable=True)

@@ -215,6 +215,7 @@ async def test_data_and_ports_survive_a_kill_of_everything(up: Up) -> None:
     assert "Kept" in temporal(up, "workflow", "describe", "--workflow-id", "kept")
 
 
+@pytest.mark.soak
 async def test_the_next_up_takes_over_from_a_killed_supervisor(up: Up) -> None:
     await up.start()
     before = up.pids()
@@ -246,6 +247,7 @@ async def test_a_second_up_on_the_same_folder_is_refused(up: Up) -> None:
     assert set(up.pids()) == set(PARTS)
 
 
+@pytest.mark.soak
 async def test_a_kept_port_that_something_else_took_is_named(up: Up) -> None:
     await up.start()
     await up.end()
@@ -261,6 +263,7 @@ async def test_a_kept_port_that_something_else_took_is_named(up: Up) -> None:
     assert up.left() == []
 
 
+@pytest.mark.soak
 async def test_ports_of_another_stack_are_named_with_its_folder(up: Up) -> None:
     await up.start()
     for name in ("gateway", "postgres", "temporal"):
@@ -344,6 +347,7 @@ async def test_status_and_down_speak_of_the_same_stack(up: Up) -> None:
     assert (await asyncio.to_thread(uplift, "status", "--home", str(up.home))).returncode == 3
 
 
+@pytest.mark.soak
 async def test_down_ends_what_a_killed_supervisor_left(up: Up) -> None:
     await up.start()
     os.kill(up.process.pid, signal.SIGKILL)

@@ -243,6 +243,7 @@ async def test_a_reload_replaces_parent_and_processes_under_load_and_ends_when_t
     assert told[3:] == ["all 2 processes are replaced"]
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("several")
 async def test_a_reload_says_why_a_successor_did_not_start_and_what_served_goes_on(operated: Start) -> None:
     gateway = await operated(1)
@@ -289,6 +290,7 @@ async def test_a_hundred_thousand_requests_across_rolling_replacements_have_no_f
     await replaced_under_load(await operated(2), load, until, requests=100_000, times=2)
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("several")
 async def test_requests_that_are_parked_in_a_gateway_that_leaves_are_released_there(operated: Start, until: Any) -> None:
     gateway = await operated(1)

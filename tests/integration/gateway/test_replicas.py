@@ -369,6 +369,7 @@ async def test_disconnect_waits_for_the_requests_of_every_replica(
     assert len(leaves.requests) == 1
 
 
+@pytest.mark.soak
 async def test_disconnect_does_not_wait_for_a_replica_that_came_later(
     pair: tuple[Replica, Replica], cluster: list[Replica], new_upstream: Any, wire: Any, until: Any
 ) -> None:
@@ -398,6 +399,7 @@ async def first_has_only(replica: Replica, wired: Wired, instance: str) -> bool:
     return [each["instId"] for each in found] == [instance]
 
 
+@pytest.mark.soak
 async def test_a_replica_that_comes_or_goes_while_it_drains_changes_nothing(
     pair: tuple[Replica, Replica], cluster: list[Replica], upstream: Any, wire: Any, until: Any
 ) -> None:
@@ -681,6 +683,7 @@ def own_pair(own_postgres: Any, gateway_process: Any, site_of: Any) -> Iterator[
     return start
 
 
+@pytest.mark.soak
 async def test_postgres_may_restart_in_every_state_of_a_hold(
     own_postgres: Any, own_pair: Any, new_upstream: Any, wire: Any, until: Any
 ) -> None:
@@ -736,6 +739,7 @@ async def held_at(replica: Replica, hold: str) -> bool:
     return found.status_code == 200 and found.json()["state"] == "HELD"
 
 
+@pytest.mark.soak
 async def test_while_postgres_is_away_they_route_as_long_as_the_lease_runs_and_afterwards_all_is_as_it_was(
     own_postgres: Any, own_pair: Any, upstream: Any, wire: Any, until: Any, name: Any
 ) -> None:
