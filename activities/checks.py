@@ -78,6 +78,7 @@ class CheckActivities(CheckSteps):
             dsn=dsn,
             schema=schema,
             copies=copies,
+            copies_at_once=self._snapshots.at_once,
             init_module=init_module,
             verifies=enables and bool(subject.uplift.checks or subject.uplift.data_version),
             soak=subject.uplift.soak if enables else 0.0,

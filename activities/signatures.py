@@ -62,6 +62,7 @@ class Checked:
         dsn: Where its data is, by reference; empty if unknown.
         schema: Schema of the tenant's data; empty if unknown.
         copies: Whether a snapshot is taken before tenant init.
+        copies_at_once: How many copies of a group may be taken at once.
         init_module: The module whose instance is asked for tenant init.
         verifies: Whether there are checks to run before the switch.
         soak: Seconds to watch the new version after the switch.
@@ -78,6 +79,7 @@ class Checked:
     dsn: str = ""
     schema: str = ""
     copies: bool = False
+    copies_at_once: int = 1
     init_module: str = ""
     verifies: bool = False
     soak: float = 0.0

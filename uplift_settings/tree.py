@@ -282,6 +282,12 @@ class SnapshotSettings(_Group):
     )
     keep: Seconds = Field(7 * 86_400.0, description="Seconds that a copy is kept after its change ended; a week to notice.")
     prune_every: Annotated[float, Field(gt=0)] = Field(60.0, description="Seconds between looks for copies whose time is over.")
+    at_once: int = Field(
+        4,
+        ge=1,
+        description="Copies taken at once of a group of several modules, all of which are held meanwhile; each is a `pg_dump`, so"
+        " about as many as the database server has cores to spare.",
+    )
     lock_wait: Seconds = Field(30.0, description="Seconds a restore waits for locks before it ends sessions again.")
 
 

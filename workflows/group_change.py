@@ -124,15 +124,7 @@ class GroupChange(TellsPermissions):
         await self._step(GatewaySteps.update, Step.UPDATE, self._group())
         for change in changes:
             self._learn(FactKind.HELD, hold_id(request.job, request.group.key, change.product), change.product)
-        for change in changes:
-            checked = self._checked[change.product]
-            if checked.copies:
-                stop_if_aborted()
-                self._look_at(change)
-                self._enter(Step.SNAPSHOT)
-                await self._copy(change)
-                self._learn(FactKind.COPY, copy_id(request.job, change.key), change.product)
-                self._note(f"✓ copied {checked.schema}")
+        await self._copy_all([change for change in changes if self._checked[change.product].copies])
         last = self._what_goes_last(changes)
         if self._telling.is_needed:
             self._undo.push("tell the old permissions", self._tell_old)
@@ -309,16 +301,49 @@ class GroupChange(TellsPermissions):
             )
         )
 
-    async def _copy(self, change: Change) -> None:
+    async def _copy_all(self, waiting: list[Change]) -> None:
+        """Copy the data of these, several at once: users wait until the last copy is taken."""
+        at_once = min((self._checked[change.product].copies_at_once for change in waiting), default=1)
+        if len(waiting) > 1 and at_once > 1:
+            stop_if_aborted()
+            self._look_at(None)
+            self._enter(Step.SNAPSHOT)
+            await self._told(lambda known: self._copy_side_by_side(waiting, at_once, known))
+            return
+        for change in waiting:
+            stop_if_aborted()
+            self._look_at(change)
+            self._enter(Step.SNAPSHOT)
+            await self._told(lambda known, change=change: self._copy(change, known))  # type: ignore[misc]
+
+    async def _copy_side_by_side(self, waiting: list[Change], at_once: int, known: tuple[Fact, ...]) -> None:
+        """Copy these; those that are copied are taken off the list. When one fails, the others are ended, too."""
+        places = asyncio.Semaphore(at_once)
+
+        async def copy(change: Change) -> None:
+            async with places:
+                stop_if_aborted()
+                await self._copy(change, known)
+                waiting.remove(change)
+
+        tasks = [(change, asyncio.create_task(copy(change))) for change in waiting]
+        try:
+            await asyncio.gather(*(task for _, task in tasks))
+        except FAILURES:
+            self._look_at(next((change for change, task in tasks if _failed(task)), None))
+            for _, task in tasks:
+                task.cancel()
+            await shielded(_ended([task for _, task in tasks]))  # a copy that is still at work would be in the way of the undo
+            raise
+
+    async def _copy(self, change: Change, known: tuple[Fact, ...]) -> None:
         request = self._checked_change(change)
-        await self._told(
-            lambda known: workflow.execute_activity_method(
-                SnapshotSteps.take,
-                replace(request, known=known),
-                summary=f"copy {request.checked.schema}",
-                **options.COPY,
-            )
+        schema = request.checked.schema
+        await workflow.execute_activity_method(
+            SnapshotSteps.take, replace(request, known=known), summary=f"copy {schema}", **options.COPY
         )
+        self._learn(FactKind.COPY, copy_id(request.job, change.key), change.product)
+        self._note(f"✓ copied {schema}")
 
     async def _verify(self, change: Change) -> None:
         stop_if_aborted()
@@ -481,3 +506,15 @@ class GroupChange(TellsPermissions):
         return GroupStep(
             job=request.job, tenant=request.tenant, group=request.group.key, changes=request.group.changes, quiet=quiet
         )
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    """Whether it ended by an error of its own, not by a cancel."""
+    if not task.done() or task.cancelled():
+        return False
+    error = task.exception()
+    return error is not None and not is_cancelled_exception(error)
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,6 +1,7 @@
 """A real Temporal server, and scripted activities behind the real signatures."""
 
 import asyncio
+import inspect
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -84,7 +85,8 @@ class Script:
     Attributes:
         calls: Names of the activities in the order they began, set_phase left out.
         trace: Their names and requests in that order.
-        answers: Name to an answer, a list of answers in turn, a function of the request that gives it, or an exception to raise.
+        answers: Name to an answer, a list of answers in turn, a function of the request that gives it (which may
+            be waited for), or an exception to raise.
         block: Name of the activity that waits until it is cancelled.
         deaf: Whether it then completes all the same.
         blocked: Set when it waits.
@@ -137,6 +139,8 @@ class Script:
             answer = answer.pop(0) if answer else default
         if callable(answer):
             answer = answer(request)
+        if inspect.isawaitable(answer):
+            answer = await answer
         if isinstance(answer, Exception):
             raise answer
         return answer
