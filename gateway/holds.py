@@ -216,9 +216,9 @@ class Holds:
         It may while the hold is DRAINING; then this replica has something at work again, and says so before it routes. The
         request must be counted on the link already. After the grace nothing old begins any more.
         """
-        if link.row is None or link.hold is not Hold.DRAINING or not self._grace_left(link):
-            return False
-        async with link.saying:
+        async with link.saying:  # looked at in here: it may have been opened while others had their turn
+            if link.row is None or link.hold is not Hold.DRAINING or not self._grace_left(link):
+                return False
             try:
                 return await self._platform.holds.take_back_quiet(link.row.id, self._platform.membership.generation)
             except DatabaseError:

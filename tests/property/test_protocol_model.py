@@ -293,6 +293,21 @@ def test_an_update_that_waits_for_the_lease_of_a_killed_replica_is_opened_like_o
     machine.teardown()
 
 
+def test_a_part_of_old_work_that_waits_to_be_let_through_may_find_the_hold_opened() -> None:
+    """Found by the soak: two parts ask at once, and a RESUME comes while the second waits for the first; it was answered 500."""
+    machine = type("Protocol", (Protocol,), {"fault": None})()
+    machine.begin(replicas=3)
+    machine.update_of_old_work(number=0, tenant="t", seconds=0.25, ends=False)
+    machine.part(number=4, which=0, product="a")
+    for _ in range(3):
+        machine.postgres()
+    machine.update_while_another_is_late(number=0, tenant="t", latency=0.3, seconds=0.0)
+    machine.part(number=7, which=0, product="a")
+    machine.update_of_old_work(number=0, tenant="t", seconds=0.0, ends=False)
+    machine.resume(which=0, number=1, switch=False)
+    machine.teardown()
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("part", range(4))
 def test_no_order_of_many_events_breaks_the_protocol(part: int) -> None:
