@@ -57,7 +57,7 @@ bench: setup  ## Measure; prints and keeps the figures
 .PHONY: soak
 soak: setup  ## The long tests, four at a time; REPORT=FILE keeps the table of what was killed, and when
 	@$(BIN)/python -m pytest -q -m "soak or matrix" -n 4 --dist loadgroup --instafail -p tests.survival.report \
-		$(if $(REPORT),--survival-report $(REPORT))
+		$(if $(REPORT),--survival-report=$(REPORT))
 
 .PHONY: platforms
 platforms: setup  ## Whole releases of FOLIO, upgraded one after the other: about an hour
