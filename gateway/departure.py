@@ -9,7 +9,7 @@ import select
 from collections.abc import Callable
 from functools import partial
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
 _LOOK_AGAIN = 0.02
@@ -30,13 +30,18 @@ class Departure:
         self.leaving = False
 
     def request_factory(self) -> Callable[..., web.BaseRequest]:
-        """Makes the server's requests: after one that is answered while we leave, its connection is closed."""
+        """Makes the server's requests.
+
+        After one that is answered while we leave, its connection is closed; also after one in chunks: what a requester writes
+        behind the last of them (trailers) the library takes for headers of the next request, which a balancer may send for
+        somebody else.
+        """
         departure, loop = self, asyncio.get_running_loop()
 
         class Request(web.BaseRequest):
             @property
             def keep_alive(self) -> bool:
-                return super().keep_alive and not departure.leaving
+                return super().keep_alive and not departure.leaving and hdrs.TRANSFER_ENCODING not in self.headers
 
         return partial(Request, loop=loop)
 
