@@ -304,6 +304,55 @@ async def several_groups(record: Recorder) -> None:
         await record.keep(f"tenant-job-{name}", row["id"])
 
 
+async def _groups(record: Recorder, job: str) -> list[str]:
+    """The runs of a job's groups."""
+    events = (await record.client.get_workflow_handle(job).fetch_history()).events
+    begun = [event.start_child_workflow_execution_initiated_event_attributes for event in events]
+    return [each.workflow_id for each in begun if each.workflow_id]
+
+
+async def moved_together(record: Recorder) -> None:
+    """A provider and what requires it: switched together, and undone together when the last one fails."""
+    stack = record.stack
+    for name, options, expected in (("together-done", "", "done"), ("together-rolled-back", "500", "rolled_back")):
+        tenant, (provider, user) = await stack.tenant(), [stack.product() for _ in range(2)]
+        for number in ("1", "2"):
+            given = stack.descriptor(provider, f"{number}.0.0")
+            given["provides"] = [{**given["provides"][0], "version": f"{number}.0"}, *given["provides"][1:]]
+            taken = {**stack.descriptor(user, f"{number}.0.0"), "requires": [{"id": provider, "version": f"{number}.0"}]}
+            await stack.register(given, taken)
+        await stack.install(tenant, f"{provider}-1.0.0", f"{user}-1.0.0")
+        query = _init(do=options, only=f"{user}-2.0.0") if options else ""
+        row = await stack.install(tenant, f"{provider}-2.0.0", query=query)
+        assert row["outcome"] == expected, row
+        await record.keep(f"tenant-job-{name}", row["id"])
+        (group,) = await _groups(record, row["id"])
+        await record.keep(f"group-change-{name}", group)
+
+
+async def all_at_once(record: Recorder) -> None:
+    """Copies side by side, of two modules with data."""
+    stack, old, new = record.stack, ("mod-users-1.0.0", "mod-loans-1.0.0"), ("mod-users-2.0.0", "mod-loans-1.1.0")
+    for module in (*old, *new):
+        product, _, version = module.rpartition("-")
+        await stack.register(descriptor(product, version, python=sys.executable))
+    tenant = await stack.tenant()
+    await stack.install(tenant, *old)
+    row = await stack.install(tenant, *new, query="mode=atomic")
+    assert row["outcome"] == "done", row
+    await record.keep("tenant-job-atomic-done", row["id"])
+    (group,) = await _groups(record, row["id"])
+    await record.keep("group-change-atomic-done", group)
+
+
+async def by_a_version_in_between(record: Recorder) -> None:
+    tenant, product = await _versions(record)
+    await record.stack.register(record.stack.descriptor(product, "3.0.0", upgrade_from=">=2.0"))
+    row = await record.stack.install(tenant, f"{product}-3.0.0")
+    assert row["outcome"] == "done", row
+    await record.keep("tenant-job-in-between-done", row["id"])
+
+
 async def settled(record: Recorder) -> None:
     """What runs that were terminated left held: back, on, and back with something left."""
     stack = record.stack
@@ -348,7 +397,8 @@ def _kill(*words: str) -> None:
 
 SCENARIOS: tuple[Callable[[Recorder], Awaitable[None]], ...] = (
     abort_after_the_switch, kinds_of_change, snapshot, init_hold_point, undo_hold_point, undo_without_copies, warnings, aborts,
-    soaked, never_deployed, needed_again, permissions_and_steps, failed, several_groups, settled, reconciled,
+    soaked, never_deployed, needed_again, permissions_and_steps, failed, several_groups, moved_together, all_at_once,
+    by_a_version_in_between, settled, reconciled,
 )  # fmt: skip
 
 
