@@ -166,6 +166,11 @@ class Stack:
         found: list[dict[str, Any]] = (await self.ok("GET", f"/_/versions/{module}"))["instances"]
         return found
 
+    async def holds(self, tenant: str) -> list[dict[str, Any]]:
+        """The tenant's links that hold requests, or have some parked; one that only works on a request is none of them."""
+        found: list[dict[str, Any]] = await self.ok("GET", f"/_/lifecycle/links?tenant={tenant}")
+        return [link for link in found if link["hold"] != "OPEN" or link["parked"]]
+
     def recorded(self, module: str, *, path: str = "", event: str = "begin", tenant: str = "") -> list[dict[str, Any]]:
         """What a recorder wrote down."""
         lines = [json.loads(line) for line in self.log.read_text().splitlines()]

@@ -93,7 +93,7 @@ def by_id(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 async def check_nothing_left(stack: Any, tenant: str, *modules: str) -> None:
-    assert await stack.ok("GET", f"/_/lifecycle/links?tenant={tenant}") == []
+    assert await stack.holds(tenant) == []
     assert [await stack.instances(module) for module in modules] == [[]] * len(modules)
 
 

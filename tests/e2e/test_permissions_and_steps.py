@@ -127,7 +127,7 @@ async def test_a_post_step_works_when_users_are_on_the_new_version_and_the_old_o
     row = await stack.until(job, lambda row: row["phase"] == "post_steps" or row["complete"])
     assert row["phase"] == "post_steps", row
     await stack.until("/_/versions/mod-permissions-1.5.0", lambda version: version["instances"] == [])
-    assert await stack.ok("GET", f"/_/lifecycle/links?tenant={tenant}") == []
+    assert await stack.holds(tenant) == []
     assert "mod-permissions-2.1.0" in await stack.enabled(tenant)
     assert (await seen(stack, tenant))["sets"]["mod-permissions-2.1.0"] == of_itself("2.1.0")
 

@@ -164,7 +164,7 @@ class World:
             assert at in enabled, f"{product}: data at {at}"
             assert mixed == 0, product
         assert self.written(tenant, "wrong data") == []
-        assert await self.stack.ok("GET", f"/_/lifecycle/links?tenant={tenant}") == []
+        assert await self.stack.holds(tenant) == []
 
 
 def troubles(enabled: Iterable[str]) -> list[str]:

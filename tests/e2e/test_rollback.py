@@ -39,7 +39,7 @@ async def check_nothing_changed(stack: Any, tenant: str, before: str, module: st
     assert await stack.enabled(tenant) == [ONE]
     assert (await stack.ask(tenant, "/users/count")).json() == {"count": 40}
     assert await stack.instances(module) == []
-    assert await stack.ok("GET", f"/_/lifecycle/links?tenant={tenant}") == []
+    assert await stack.holds(tenant) == []
 
 
 @pytest.mark.parametrize(
