@@ -27,6 +27,13 @@ from upgrade_core.resolution import Catalogue, Decision, Verb, Wanted, resolve, 
 MODES = {"rolling": Mode.SMALLEST, "atomic": Mode.ATOMIC}
 """Values of the query parameter `mode`; the first is what is meant without it."""
 _PLAN = TypeAdapter(Plan)
+_INTERNAL = (
+    "Missing DELETE method for tenant interface",
+    "Missing id property in JSON response",
+    "Tenant operation failed for module",
+    "Unexpected Location header in response",
+)
+"""How the texts begin for which Okapi takes a failed tenant init for an error of its own."""
 _log = logging.getLogger(__name__)
 
 
@@ -125,6 +132,7 @@ class Jobs:
             named=frozenset(split_module_id(module)[0] for module, action in request.wanted if action == Verb.DISABLE),
             undo=Undo(request.undo) if request.undo else None,
             mode=MODES[request.mode] if request.dep_check else Mode.AS_GIVEN,
+            options=_leaving_out(request),
         )
         world = World.of(enabled=enabled, registered=touched(plan.groups), data_versions=data_versions)
         return Planned(decisions=decisions, plan=plan, world=world)
@@ -301,6 +309,12 @@ class Jobs:
             event.set()
 
 
+def _leaving_out(request: JobRequest) -> dict[str, str]:
+    """The parameters by which a job leaves steps of its plan out. The others are in its changes, or change no step."""
+    deploy = {"deploy": "false"} if request.deploy is False else {}
+    return deploy | ({"invoke": request.invoke} if request.invoke != "true" else {})
+
+
 def lines(decisions: tuple[Decision, ...]) -> list[dict[str, Any]]:
     """Decisions as Okapi's TenantModuleDescriptors."""
     return [
@@ -322,11 +336,26 @@ def with_ways(modules: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]
     return [{**line, "via": way} if (way := ways.get(line["id"])) else line for line in modules]
 
 
+def results(row: JobRow) -> list[dict[str, Any]]:
+    """The lines of an ended job for callers that waited for it: Okapi's members, without stages.
+
+    Where errors were ignored, what was not done says why.
+    """
+    found = []
+    for line in row.modules:
+        told: dict[str, Any] = {name: line[name] for name in ("id", "from", "action") if name in line}
+        if row.status == "error" and line.get("stage") != "done":
+            told["message"] = line.get("message") or "not started: what it needs has failed"
+        found.append(told)
+    return found
+
+
 def describe_failure(row: JobRow) -> tuple[int, str]:
-    """Status and text of the first error of an ended job, for callers that waited for it."""
+    """Status and text of the first error of an ended job, for callers that waited for it. Both are Okapi's."""
     for line in row.modules:
         if line.get("errors"):
-            return 400, str(line["errors"][0]["message"])
+            text = str(line["errors"][0]["message"])
+            return (500 if text.startswith(_INTERNAL) else 400), text
     errors = [Notice.model_validate(error) for error in row.errors]
     return (400, errors[0].message) if errors else (500, f"job {row.id} ended as {row.outcome}")
 

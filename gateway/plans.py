@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from gateway.platform import Platform
 from gateway.store import Conflict, DatabaseError, PlanRow
-from upgrade_core.decisions import planned_steps
+from upgrade_core.decisions import planned_steps, told_changes
 from upgrade_core.descriptors import ModuleDescriptor, Undo
 from upgrade_core.ids import hold_id, product_of
 from upgrade_core.plan import Change, Group, Kind, Plan, World, differing, estimate, held_times, moved
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 _TOLD = 10
 """Clauses of a difference that are told; the others are counted."""
 BY_CHECK = "check"
-"""What stands for the undo mode that neither the request nor the descriptor names."""
+"""What stands for the undo mode that neither the request nor the descriptor names: only the worker knows where the data is."""
 
 
 class PlanMoved(Conflict):
@@ -117,13 +117,14 @@ class Plans:
         changes = [change for group in plan.groups for change in group.changes]
         past = await self._platform.held_times.of(change.product for change in changes)
         found = estimate(plan, past, last=self._platform.settings.estimate_last)
-        versions = (*planned.world.enabled, *(change.version_to for change in changes if change.version_to is not None))
-        tells = any(self._descriptor(module).is_permissions_module for module in versions)
+        told = told_changes(plan, enabled=planned.world.enabled, describe=self._descriptor, invoke=invoke)
         groups = [
             {
                 "key": group.key,
                 "after": list(group.after),
-                "changes": [self._change(change, deploy=deploy, invoke=invoke, tells=tells) for change in group.changes],
+                "changes": [
+                    self._change(change, deploy=deploy, invoke=invoke, is_told=change in told) for change in group.changes
+                ],
                 "heldSeconds": _rounded(seconds),
             }
             for group, seconds in zip(plan.groups, found.groups, strict=True)
@@ -158,15 +159,16 @@ class Plans:
                 except DatabaseError as error:
                     _log.warning("what job %s held for is not remembered: %s", job, error)
 
-    def _change(self, change: Change, *, deploy: bool | None, invoke: str, tells: bool) -> dict[str, Any]:
-        undo = None if change.kind is Kind.DISABLE else (change.undo or BY_CHECK)
+    def _change(self, change: Change, *, deploy: bool | None, invoke: str, is_told: bool) -> dict[str, Any]:
+        by_place = Undo.SNAPSHOT if self._descriptor(change.subject).uplift.data_dsn else BY_CHECK
+        undo = None if change.kind is Kind.DISABLE else (change.undo or by_place)
         members: dict[str, Any] = {
             "kind": change.kind,
             "id": change.subject,
             "from": change.version_from,
             "bound": change.bound,
             "undo": undo,
-            "steps": list(planned_steps(change, describe=self._descriptor, invoke=invoke, tells=tells)),
+            "steps": list(planned_steps(change, describe=self._descriptor, invoke=invoke, is_told=is_told)),
             "instance": self._instance(change, deploy=deploy),
         }
         return {name: value for name, value in members.items() if value is not None}

@@ -27,6 +27,7 @@ def plan(
     undo: Undo | None = None,
     mode: Mode = Mode.SMALLEST,
     named: frozenset[str] | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> Plan:
     return build_plan(
         decisions,
@@ -37,6 +38,7 @@ def plan(
         undo=undo,
         mode=mode,
         named=named,
+        options=options,
     )
 
 

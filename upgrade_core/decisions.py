@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from upgrade_core.descriptors import ModuleDescriptor, Undo
-from upgrade_core.ids import hold_id
+from upgrade_core.ids import hold_id, product_of
 from upgrade_core.plan import STEPS, Change, Group, Kind, Plan, Step
 from upgrade_core.tenant_init import init_call, is_invoked, purpose_of
 
@@ -142,7 +142,7 @@ def calls_init(change: Change, asked: ModuleDescriptor, *, invoke: str) -> bool:
 
 
 def planned_steps(
-    change: Change, *, describe: Callable[[str], ModuleDescriptor], invoke: str, tells: bool = False
+    change: Change, *, describe: Callable[[str], ModuleDescriptor], invoke: str, is_told: bool = False
 ) -> tuple[Step, ...]:
     """The steps of a change, without those for which the descriptors leave nothing to do.
 
@@ -152,7 +152,7 @@ def planned_steps(
         change: The change.
         describe: Gives the descriptor of a module id.
         invoke: The job's option, as of `calls_init`.
-        tells: Whether the tenant has a permissions module, or gets one.
+        is_told: Whether a permissions module is told of it; see `told_changes`.
     """
     subject = describe(change.subject)
     asked = change.version_to or change.bound or change.subject
@@ -162,7 +162,7 @@ def planned_steps(
     nothing_to_do = {
         Step.ACQUIRE: not subject.needs_instance,
         Step.PRECHECK: not subject.uplift.prechecks,
-        Step.PERMISSIONS: not tells,
+        Step.PERMISSIONS: not is_told,
         Step.SNAPSHOT: not calls or change.undo not in (None, Undo.SNAPSHOT),
         Step.INIT: not calls,
         Step.VERIFY: not (subject.uplift.checks or subject.uplift.data_version),
@@ -170,6 +170,37 @@ def planned_steps(
         Step.POST_STEPS: not subject.uplift.post_steps,
     }
     return tuple(step for step in STEPS[change.kind] if not nothing_to_do.get(step, False))
+
+
+def told_changes(
+    plan: Plan, *, enabled: Collection[str], describe: Callable[[str], ModuleDescriptor], invoke: str
+) -> frozenset[Change]:
+    """The changes of a plan of which a permissions module is told at their turn (`workflows.telling`).
+
+    Args:
+        plan: The plan.
+        enabled: Ids of the modules that the tenant has before.
+        describe: Gives the descriptor of a module id.
+        invoke: The job's option, as of `calls_init`.
+    """
+    bound = {product_of(module): module for module in enabled}
+    found: set[Change] = set()
+    for group in plan.groups:
+        teller = next((module for module in sorted(bound.values()) if describe(module).is_permissions_module), "")
+        teller = teller if is_invoked(invoke, teller) else ""
+        for change in sorted(group.changes, key=lambda each: each.version_to is None):  # what leaves goes last
+            to = change.version_to
+            if to is not None and describe(to).is_permissions_module and is_invoked(invoke, to):
+                found.add(change)
+                teller = to
+                continue
+            if teller and product_of(teller) != change.product and (to or change.bound):
+                found.add(change)
+            if teller == change.bound:
+                teller = ""
+        bound |= {change.product: change.version_to or "" for change in group.changes}
+        bound = {product: module for product, module in bound.items() if module}
+    return frozenset(found)
 
 
 def held_groups(plan: Plan, job: str, holds: Collection[str]) -> tuple[Group, ...]:

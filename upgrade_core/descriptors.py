@@ -182,7 +182,11 @@ class UpliftMetadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleDescriptor:
-    """A module as decisions see it."""
+    """A module as decisions see it.
+
+    Attributes:
+        filters_auth: Whether it decides who may call the others: it has a filter of the phase `auth`.
+    """
 
     id: str
     product: str
@@ -192,6 +196,7 @@ class ModuleDescriptor:
     replaces: tuple[str, ...] = ()
     launch: LaunchDescriptor | None = None
     uplift: UpliftMetadata = UpliftMetadata()
+    filters_auth: bool = False
 
     @property
     def module_id(self) -> ModuleId:
@@ -207,6 +212,11 @@ class ModuleDescriptor:
         """Whether it is told which permission sets the others define; an interface of another type is no such interface."""
         provided = self.interface(TENANT_PERMISSIONS)
         return provided is not None and provided.type == "system"
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether nothing else goes on while it comes, moves or goes: all others call it, or are told to it (Okapi's rule)."""
+        return self.filters_auth or self.is_permissions_module
 
     @property
     def needs_instance(self) -> bool:
@@ -246,6 +256,7 @@ def parse_descriptor(wire: Mapping[str, Any]) -> ModuleDescriptor:
         replaces=tuple(wire.get("replaces") or ()),
         launch=parse_launch(wire.get("launchDescriptor")),
         uplift=parse_uplift(metadata.get("uplift")),
+        filters_auth=any(entry.get("phase") == "auth" for entry in wire.get("filters") or ()),
     )
 
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from gateway.admin.filters import select
 from gateway.admin.http import ApiError, Call, answer, json_text
 from gateway.admin.install import BINDING_OPTIONS, check_kept, parse_options
-from gateway.admin.wire import ModuleIdWire
+from gateway.admin.wire import TenantModuleWire
 from gateway.builtin import BUILT_IN
 from gateway.jobs import JobRequest, describe_failure
 from gateway.listing import Entry
@@ -35,7 +35,7 @@ async def get(call: Call) -> web.Response:
 
 async def post(call: Call) -> web.Response:
     """Enable a module."""
-    tenant, module = call.known_tenant(), _known(call, call.json(ModuleIdWire).id)
+    tenant, module = call.known_tenant(), _known(call, call.json(TenantModuleWire).id)
     if module in call.platform.table.enabled(tenant):
         raise ApiError(400, f"Module {module} already provided")
     await _run(call, tenant, ((module, "enable"),))
@@ -44,7 +44,7 @@ async def post(call: Call) -> web.Response:
 
 async def post_upgrade(call: Call) -> web.Response:
     """Replace an enabled module by another version of it."""
-    tenant, old, new = call.known_tenant(), call.path["module"], _known(call, call.json(ModuleIdWire).id)
+    tenant, old, new = call.known_tenant(), call.path["module"], _known(call, call.json(TenantModuleWire).id)
     if old not in call.platform.table.enabled(tenant):
         raise ApiError(404, old)
     if product_of(old) != product_of(new):

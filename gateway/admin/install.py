@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from gateway.admin.http import ApiError, Call, answer, caller_name
 from gateway.admin.wire import TenantModuleWire
 from gateway.builtin import BUILT_IN
-from gateway.jobs import MODES, JobRequest, describe_failure, lines
+from gateway.jobs import MODES, JobRequest, describe_failure, lines, results
 from gateway.observation import traceparent
 from gateway.store import Conflict, JobRow
 from upgrade_core.descriptors import Undo
@@ -186,7 +186,8 @@ async def _run(call: Call, tenant: str, request: JobRequest) -> web.Response:
                 if dry_run
                 else lines(decisions)
             )
-            return answer(found, headers={"X-Uplift-Plan": planned.plan.digest})
+            status = 201 if asynchronous and not dry_run else 200  # Okapi's; there is no job that a Location could name
+            return answer(found, status=status, headers={"X-Uplift-Plan": planned.plan.digest})
         job = await jobs.create(tenant, request, decisions)
         if request.plan is not None:
             await jobs.plans.keep(tenant, planned)  # until its turn has come
@@ -198,10 +199,10 @@ async def _run(call: Call, tenant: str, request: JobRequest) -> web.Response:
     row = await call.services.jobs.wait_ended(job)
     if row is None:
         raise ApiError(500, f"job {job} was removed while it ran")
-    if row.status == "error":
+    ignored = request.ignore_errors and row.outcome == "rolled_back"
+    if row.status == "error" and not ignored:
         raise ApiError(*describe_failure(row), location=base)
-    done = [{key: line[key] for key in ("id", "from", "action") if key in line} for line in row.modules]
-    return answer(done, headers={"Location": base})
+    return answer(results(row), headers={"Location": base})
 
 
 async def _job(call: Call) -> JobRow:

@@ -105,7 +105,10 @@ class TenantWire(Strict):
 
 
 class TenantModuleWire(BaseModel):
-    """A line of an install request; the answer of a simulation may be sent back, so what it adds is let through."""
+    """A line of an install request, or what a binding route is told, of which only the id counts.
+
+    The answer of a simulation may be sent back, so what it adds is let through.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
 
@@ -119,12 +122,6 @@ class TenantModuleWire(BaseModel):
     messages: list[Any] | None = None
     outcome: str | None = None
     progress: str | None = None
-
-
-class ModuleIdWire(Strict):
-    """`{id}` of the binding routes."""
-
-    id: _Id
 
 
 class DeploymentWire(Strict):

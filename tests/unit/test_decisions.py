@@ -16,6 +16,7 @@ from upgrade_core.decisions import (
     planned_steps,
     possible_choices,
     refuse_choice,
+    told_changes,
 )
 from upgrade_core.descriptors import Undo, parse_descriptor
 from upgrade_core.ids import hold_id
@@ -107,14 +108,14 @@ LAUNCH = {"launchDescriptor": {"exec": "./start %p"}}
 
 
 def left_out(
-    change: Change, *, invoke: str = "true", tells: bool = False, old: dict[str, object] | None = None, **new: object
+    change: Change, *, invoke: str = "true", is_told: bool = False, old: dict[str, object] | None = None, **new: object
 ) -> set[Step]:
     """Steps of its kind that a change does without; `new` and `old` are members of the two descriptors."""
     modules = {
         "a-1.0.0": parse_descriptor({"id": "a-1.0.0", **(old or {})}),
         "a-2.0.0": parse_descriptor({"id": "a-2.0.0", **new}),
     }
-    return {*STEPS[change.kind]} - {*planned_steps(change, describe=modules.__getitem__, invoke=invoke, tells=tells)}
+    return {*STEPS[change.kind]} - {*planned_steps(change, describe=modules.__getitem__, invoke=invoke, is_told=is_told)}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_a_step_that_the_descriptors_leave_nothing_to_do_for_is_not_planned(
 
 
 @pytest.mark.parametrize(
-    ("uplift", "tells", "absent"),
+    ("uplift", "is_told", "absent"),
     [
         ({}, False, {Step.PRECHECK, Step.PERMISSIONS, Step.POST_STEPS}),
         ({}, True, {Step.PRECHECK, Step.POST_STEPS}),
@@ -163,7 +164,42 @@ def test_a_step_that_the_descriptors_leave_nothing_to_do_for_is_not_planned(
     ],
 )
 def test_prechecks_post_steps_and_telling_are_planned_where_there_is_something_to_do(
-    uplift: dict[str, Any], tells: bool, absent: set[Step]
+    uplift: dict[str, Any], is_told: bool, absent: set[Step]
 ) -> None:
     looked_at = {Step.PRECHECK, Step.PERMISSIONS, Step.POST_STEPS}
-    assert left_out(UPGRADE, tells=tells, metadata={"uplift": uplift}) & looked_at == absent
+    assert left_out(UPGRADE, is_told=is_told, metadata={"uplift": uplift}) & looked_at == absent
+
+
+TELLER = {"id": "_tenantPermissions", "version": "2.0", "interfaceType": "system", "handlers": []}
+TELLERS = {
+    module: parse_descriptor({"id": module, "provides": [TELLER] if module.startswith("p") else []})
+    for module in ("a-1.0.0", "a-2.0.0", "b-1.0.0", "p-1.0.0", "p-2.0.0")
+}
+NEW = Change(kind=Kind.INSTALL, product="b", version_to="b-1.0.0")
+COMES = Change(kind=Kind.INSTALL, product="p", version_to="p-1.0.0")
+MOVES = Change(kind=Kind.UPGRADE, product="p", bound="p-1.0.0", version_from="p-1.0.0", version_to="p-2.0.0")
+GOES = Change(kind=Kind.DISABLE, product="p", bound="p-1.0.0", version_from="p-1.0.0")
+LEFT = Change(kind=Kind.PURGE, product="a", version_from="a-1.0.0")
+
+
+@pytest.mark.parametrize(
+    ("groups", "enabled", "invoke", "told"),
+    [
+        ([[UPGRADE], [NEW]], (), "true", set()),
+        ([[UPGRADE], [NEW]], ("p-1.0.0",), "true", {UPGRADE, NEW}),
+        ([[UPGRADE]], ("p-1.0.0",), "a.*", set()),  # the permissions module is not to be called
+        ([[UPGRADE]], ("p-1.0.0",), "p.*", {UPGRADE}),
+        ([[UPGRADE], [COMES], [NEW]], (), "true", {COMES, NEW}),  # it is told of a when it comes, in one go
+        ([[COMES, UPGRADE]], (), "true", {COMES, UPGRADE}),
+        ([[UPGRADE, COMES]], (), "true", {COMES}),
+        ([[UPGRADE], [GOES], [NEW]], ("p-1.0.0",), "true", {UPGRADE}),
+        ([[GOES, NEW]], ("p-1.0.0",), "true", {NEW}),  # what leaves goes last
+        ([[MOVES], [NEW]], ("p-1.0.0",), "true", {MOVES, NEW}),
+        ([[LEFT]], ("p-1.0.0",), "true", set()),  # what is not enabled has no sets
+    ],
+)
+def test_a_permissions_module_is_told_of_changes_while_there_is_one_that_may_be_called(
+    groups: list[list[Change]], enabled: tuple[str, ...], invoke: str, told: set[Change]
+) -> None:
+    plan = Plan(digest="d", groups=tuple(Group(key=str(n), changes=tuple(changes)) for n, changes in enumerate(groups)))
+    assert told_changes(plan, enabled=enabled, describe=TELLERS.__getitem__, invoke=invoke) == told

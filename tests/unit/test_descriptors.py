@@ -144,6 +144,19 @@ def test_these_descriptors_are_fine(wire: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("filters", "is_exclusive"),
+    [
+        (None, False),
+        ([{"path": "/", "phase": "auth"}], True),
+        ([{"path": "/", "phase": "pre"}, {"path": "/x", "phase": "post"}], False),
+        ([{"path": "/", "phase": "pre"}, {"path": "/x", "phase": "auth"}], True),
+    ],
+)
+def test_a_module_that_filters_who_may_call_the_others_is_moved_alone(filters: Any, is_exclusive: bool) -> None:
+    assert parse_descriptor(module(filters=filters)).is_exclusive is is_exclusive
+
+
+@pytest.mark.parametrize(
     ("interface", "is_system"),
     [
         (Interface(id="x", version="1.0"), False),

@@ -132,6 +132,14 @@ def test_the_same_world_makes_the_same_digest() -> None:
     assert len(one.digest) == 16
 
 
+def test_parameters_that_leave_steps_out_make_another_digest_and_without_them_it_is_as_it_was() -> None:
+    """Plans that people looked at before there were such parameters are still to be executed."""
+    found = [plan(enable(N1), options=options) for options in ({}, {"invoke": "false"}, {"deploy": "false"})]
+    assert found[0].digest == "e6b9b5d0bd5e2ea4"
+    assert len({each.digest for each in found}) == 3
+    assert [each.options for each in found] == [(), (("invoke", "false"),), (("deploy", "false"),)]
+
+
 def test_another_world_or_another_wish_makes_another_digest() -> None:
     def undo_of(undo: Undo) -> dict[str, ModuleDescriptor]:
         return CATALOGUE | {M2: module(M2, undo=undo)}

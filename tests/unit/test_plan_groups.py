@@ -1,5 +1,7 @@
 """Which changes move together, in which order, and which may run side by side."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.modules import catalogue_of, module
@@ -43,6 +45,15 @@ def test_only_what_no_interface_connects_runs_side_by_side(
 ) -> None:
     found = plan(*decisions, enabled=enabled, catalogue=CHAIN)
     assert {group.key: group.after for group in found.groups} == after
+
+
+@pytest.mark.parametrize("decision", [enable("auth-2.0.0"), enable("auth-3.0.0"), disable("auth-1.0.0")])
+def test_nothing_runs_beside_a_module_that_filters_who_may_call_the_others(decision: Decision) -> None:
+    """Whether the version that comes does so, or the one that goes (Okapi's rule)."""
+    auth = [replace(module(f"auth-{major}.0.0"), filters_auth=major < 3) for major in (1, 2, 3)]
+    decisions = (enable("a-2.0.0"), decision, enable("d-1.0.0"))
+    found = plan(*decisions, enabled=("auth-1.0.0",), catalogue=CHAIN | catalogue_of(*auth))
+    assert {group.key: group.after for group in found.groups} == {"1-a": (), "2-auth": ("1-a",), "3-d": ("2-auth",)}
 
 
 def test_a_provider_comes_before_who_requires_it_whatever_the_order_of_the_decisions() -> None:

@@ -75,6 +75,11 @@ def plan(*groups: tuple[Change, ...], after: tuple[str, ...] = ()) -> Plan:
         ),
         (plan((UPGRADE,), (INSTALL,)), plan((UPGRADE, INSTALL)), ("install of c-1.0.0 is in group 1-a",)),
         (plan((UPGRADE,), (INSTALL,)), plan((UPGRADE,), (INSTALL,), after=("1-a",)), ("groups wait for others",)),
+        (
+            replace(plan((UPGRADE,)), options=(("deploy", "false"), ("invoke", "a.*"))),
+            replace(plan((UPGRADE,)), options=(("invoke", "false"),)),
+            ("deploy=false is not asked for any more", "invoke=false is asked for, not invoke=a.*"),
+        ),
     ],
 )
 def test_each_change_that_differs_is_a_clause(before: Plan, now: Plan, clauses: tuple[str, ...]) -> None:

@@ -42,6 +42,7 @@ def build_plan(
     named: frozenset[str] | None = None,
     undo: Undo | None = None,
     mode: Mode = Mode.SMALLEST,
+    options: Mapping[str, str] | None = None,
 ) -> Plan:
     """The groups and changes of a set of decisions.
 
@@ -55,6 +56,7 @@ def build_plan(
         undo: Undo mode that the request names, over the descriptors'.
         mode: How the changes are divided. With the smallest groups a module that does not accept the version that the data is at
             is taken through versions in between, each in a group of its own.
+        options: Parameters of the request by which steps of the changes are left out; not those that have their default.
 
     Raises:
         ResolutionError: A module declares that it cannot be upgraded from the version the data is at, and no way leads there.
@@ -72,13 +74,15 @@ def build_plan(
     for changes, before in zip(divided, after, strict=True):
         earlier = tuple(groups[place].key for place in before)
         groups.append(Group(key=f"{len(groups) + 1}-{changes[0].product}", changes=changes, after=earlier))
-    digest = hashlib.sha256(
-        json.dumps(
-            [[asdict(group) for group in groups], sorted(enabled), sorted(data_versions.items())],
-            sort_keys=True,
-        ).encode()
-    ).hexdigest()[:16]
-    return Plan(digest=digest, groups=tuple(groups))
+    chosen = tuple(sorted((options or {}).items()))
+    named_by = [
+        [asdict(group) for group in groups],
+        sorted(enabled),
+        sorted(data_versions.items()),
+        *([chosen] if chosen else []),
+    ]
+    digest = hashlib.sha256(json.dumps(named_by, sort_keys=True).encode()).hexdigest()[:16]
+    return Plan(digest=digest, groups=tuple(groups), options=chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,19 +308,19 @@ def _connections(groups: tuple[tuple[Change, ...], ...], draft: _Draft) -> list[
     """For each group the earlier ones that it waits for: of the same product, or an interface connects any of their versions.
 
     It does when one of them needs what the other provides, and when both provide it: then one takes it over. A permissions
-    module is connected with all others, since they are told to it (Okapi's rule).
+    module is connected with all others, since they are told to it, and so is one that filters who may call them (Okapi's rule).
     """
     products: dict[str, set[int]] = {}
     givers: dict[str, set[int]] = {}
     users: dict[str, set[int]] = {}
-    told: list[int] = []
+    alone: list[int] = []
     found = []
     for place, changes in enumerate(groups):
         before: set[int] = set()
-        if any(_is_told(change, draft) for change in changes):
+        if any(_is_exclusive(change, draft) for change in changes):
             before.update(range(place))
-            told.append(place)
-        before.update(each for each in told if each < place)
+            alone.append(place)
+        before.update(each for each in alone if each < place)
         faces = [touched_interfaces(change, describe=draft.describe) for change in changes]
         for change, (provides, needs) in zip(changes, faces, strict=True):
             before.update(products.get(change.product, ()))
@@ -333,6 +337,6 @@ def _connections(groups: tuple[tuple[Change, ...], ...], draft: _Draft) -> list[
     return found
 
 
-def _is_told(change: Change, draft: _Draft) -> bool:
-    """Whether a permissions module comes, moves or goes."""
-    return any(draft.describe(module).is_permissions_module for module in change.touches)
+def _is_exclusive(change: Change, draft: _Draft) -> bool:
+    """Whether a module comes, moves or goes that all others have to do with."""
+    return any(draft.describe(module).is_exclusive for module in change.touches)

@@ -138,10 +138,12 @@ class Plan:
     Attributes:
         digest: Names the plan and the world it was made in.
         groups: In order.
+        options: Parameters of the request, and their values, by which steps are left out; by name.
     """
 
     digest: str
     groups: tuple[Group, ...]
+    options: tuple[tuple[str, str], ...] = ()
 
 
 def change_kind(version_from: str | None, version_to: str) -> Kind:

@@ -42,9 +42,9 @@ def moved(before: World, now: World) -> tuple[str, ...]:
         *_clauses(
             data,
             dates,
-            came="there is data of {product}, at {new}",
-            went="the data of {product}, at {old}, is gone",
-            changed="the data of {product} is at {new}, not at {old}",
+            came="there is data of {key}, at {new}",
+            went="the data of {key}, at {old}, is gone",
+            changed="the data of {key} is at {new}, not at {old}",
         ),
         *(f"{module} is registered" for module in sorted(set(now.registered) - set(before.registered))),
         *(f"{module} is not registered any more" for module in sorted(set(before.registered) - set(now.registered))),
@@ -52,9 +52,19 @@ def moved(before: World, now: World) -> tuple[str, ...]:
 
 
 def differing(before: Plan, now: Plan) -> tuple[str, ...]:
-    """What differs between two plans, a clause each: changes that came, went, are others, or stand in another place."""
+    """What differs between two plans, a clause each: parameters, and changes that came, went, are others or stand elsewhere."""
+    asked, asks = dict(before.options), dict(now.options)
     old, new = _changes(before), _changes(now)
-    clauses = [
+    clauses = list(
+        _clauses(
+            asked,
+            asks,
+            came="{key}={new} is asked for",
+            went="{key}={old} is not asked for any more",
+            changed="{key}={new} is asked for, not {key}={old}",
+        )
+    )
+    clauses += [
         f"{_told(change)} {f'is in group {group}' if change in old else 'is to be done'}"
         for change, group in new.items()
         if group != old.get(change)
@@ -69,11 +79,11 @@ def _by_product(modules: Iterable[str]) -> dict[str, str]:
 
 
 def _clauses(before: Mapping[str, str], now: Mapping[str, str], *, came: str, went: str, changed: str) -> Iterable[str]:
-    for product in sorted(before.keys() | now.keys()):
-        old, new = before.get(product), now.get(product)
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
         if old != new:
             form = came if old is None else went if new is None else changed
-            yield form.format(product=product, old=old, new=new)
+            yield form.format(key=key, old=old, new=new)
 
 
 def _changes(plan: Plan) -> dict[Change, str]:

@@ -71,6 +71,18 @@ async def test_a_binding_is_made_and_moved_by_two_posts_each_answering_its_place
     assert (gone.status_code, gone.text) == (404, old)
 
 
+async def test_of_the_line_of_an_install_that_a_binding_is_told_only_the_id_counts(
+    site: Any, until: Any, pair: tuple[str, str]
+) -> None:
+    old, new = pair
+    tenant = await site.tenant(old)
+    line = {"id": new, "from": "nobody-1.0.0", "action": "disable", "stage": "done", "message": "no"}
+    call = asyncio.create_task(site.http.post(f"/_/proxy/tenants/{tenant}/modules/{old}", json=line))
+    await run(site, until, tenant)
+    found = await call
+    assert (found.status_code, found.json(), await enabled(site, tenant)) == (201, {"id": new}, [new])
+
+
 async def test_a_product_alone_means_its_newest_version(site: Any, until: Any, pair: tuple[str, str]) -> None:
     tenant = await site.tenant()
     call = asyncio.create_task(site.http.post(f"/_/proxy/tenants/{tenant}/modules", json={"id": product_of(pair[0])}))
@@ -104,6 +116,7 @@ async def test_what_binding_calls_refuse(site: Any, name: Any, pair: tuple[str, 
         ("POST", base, {"id": "nobody-1.0.0"}, 404, "nobody-1.0.0"),
         ("POST", base, {"id": "nobody"}, 404, "nobody"),
         ("POST", base, {}, 400, "id"),
+        ("POST", base, {"id": old, "mood": "good"}, 400, "mood"),
         ("POST", f"{base}/{new}", {"id": old}, 404, new),
         ("POST", f"{base}/{old}", {"id": old}, 400, f"Module {old} already provided"),
         ("POST", f"{base}/{old}", {"id": other}, 400, f"{other} is no version of {product_of(old)}"),
@@ -173,6 +186,75 @@ async def test_sync_install_answers_the_whole_list_when_it_is_done(site: Any, un
     shown = (await site.http.get(f"/_/proxy/tenants/{tenant}/install/{job}")).json()
     assert (shown["complete"], shown["status"], shown["outcome"]) == (True, "done", "done")
     assert shown["endDate"] >= shown["startDate"]
+
+
+async def fail(site: Any, job: str, module: str, *errors: str) -> None:
+    """Tenant init of a module fails, and what its group did is taken back."""
+    intent = IntentRequest(key=f"{job}-{module}", product=product_of(module), module=module, instance="i", subject=module)
+    await site.runs.begin_intent(job, intent)
+    await site.runs.report_init(job, intent.key, InitReport(state="ended", subject=module, outcome="failed", errors=errors))
+
+
+async def test_where_errors_are_ignored_sync_install_answers_every_line_and_what_it_failed_for(
+    site: Any, until: Any, name: Any
+) -> None:
+    first, broken, last = [await site.register(f"{name('m')}-1.0.0") for _ in range(3)]
+    user = await site.register(f"{name('m')}-1.0.0", requires=[{"id": product_of(broken), "version": "1.0"}])
+    tenant = await site.tenant()
+    path = f"/_/proxy/tenants/{tenant}/install?ignoreErrors=true"
+    call = asyncio.create_task(site.http.post(path, json=[{"id": module} for module in (first, broken, user, last)]))
+    job = (await until(lambda: running_job(site, tenant)))["id"]
+    await site.runs.begin(job)
+    await fail(site, job, broken, "no such reference data")
+    for module in (first, last):
+        move = MoveRequest(product=product_of(module), subject=module, bind=True, module=module)
+        await site.runs.open(job, OpenRequest(group=module, moves=(move,)))
+    await site.runs.finish(job, FinishRequest(outcome="rolled_back", errors=(Notice(message="no such reference data"),)))
+
+    found = await call
+
+    assert (found.status_code, found.headers["Location"].rsplit("/", 1)[1]) == (200, job)
+    assert found.json() == [
+        {"id": first, "action": "enable"},
+        {"id": broken, "action": "enable", "message": "no such reference data"},
+        {"id": user, "action": "enable", "message": "not started: what it needs has failed"},
+        {"id": last, "action": "enable"},
+    ]
+
+
+@pytest.mark.parametrize("outcome", ["aborted", "rollback_failed", "failed"])
+async def test_what_is_more_than_a_failed_module_is_an_error_though_errors_are_ignored(
+    site: Any, until: Any, pair: tuple[str, str], outcome: str
+) -> None:
+    tenant = await site.tenant()
+    call = asyncio.create_task(site.http.post(f"/_/proxy/tenants/{tenant}/install?ignoreErrors=true", json=[{"id": pair[0]}]))
+    job = (await until(lambda: running_job(site, tenant)))["id"]
+    await site.runs.begin(job)
+    await site.runs.finish(job, FinishRequest(outcome=outcome, errors=(Notice(message="as told"),)))
+    assert ((await call).status_code, (await call).text) == (400, "as told")
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("POST request for m-1.0.0 /_/tenant failed with 400: no", 400),
+        ("No running instances for module m-1.0.0. Can not invoke /_/tenant", 400),
+        ("Tenant operation failed for module m-1.0.0: the job broke", 500),
+        ("Missing id property in JSON response for module m-1.0.0: POST /_/tenant", 500),
+        ("Missing DELETE method for tenant interface version 2 for module m-1.0.0", 500),
+        ("Unexpected Location header in response for module m-1.0.0: POST /_/tenant", 500),
+    ],
+)
+async def test_sync_install_answers_the_first_error_with_okapis_status(
+    site: Any, until: Any, pair: tuple[str, str], text: str, status: int
+) -> None:
+    tenant = await site.tenant()
+    call = asyncio.create_task(site.http.post(f"/_/proxy/tenants/{tenant}/install", json=[{"id": pair[0]}]))
+    job = (await until(lambda: running_job(site, tenant)))["id"]
+    await site.runs.begin(job)
+    await fail(site, job, pair[0], text)
+    await site.runs.finish(job, FinishRequest(outcome="rolled_back"))
+    assert ((await call).status_code, (await call).text) == (status, text)
 
 
 async def test_upgrade_takes_every_module_to_its_newest_version(site: Any, until: Any, pair: tuple[str, str]) -> None:
@@ -413,7 +495,8 @@ async def test_a_simulation_makes_no_job_and_its_answer_may_be_sent_back(site: A
     before = len((await site.http.get(f"/_/proxy/tenants/{tenant}/install")).json())
     base = f"/_/proxy/tenants/{tenant}/install"
     found = await site.http.post(f"{base}?simulate=true&async=true", json=[{"id": product_of(pair[0])}])
-    assert (found.status_code, found.json()) == (200, [{"id": pair[1], "from": pair[0], "action": "enable"}])
+    assert (found.status_code, found.json()) == (201, [{"id": pair[1], "from": pair[0], "action": "enable"}])
+    assert "Location" not in found.headers, "there is no job"
     assert len((await site.http.get(base)).json()) == before
     again = await site.http.post(f"{base}?simulate=true", json=found.json())
     assert again.json() == found.json()

@@ -108,6 +108,22 @@ async def test_a_dry_run_that_finds_nothing_to_do_has_no_groups(site: Any, pair:
 
 
 @pytest.mark.parametrize(
+    ("uplift", "undo"),
+    [
+        ({}, "check"),  # the worker knows where the data is, or does not
+        ({"data": {"dsn": "env:MODULES_DSN"}}, "snapshot"),
+        ({"data": {"dsn": "env:MODULES_DSN"}, "undo": "compatible"}, "compatible"),
+    ],
+)
+async def test_a_dry_run_tells_the_undo_mode_as_far_as_the_gateway_can_know_it(
+    site: Any, name: Any, uplift: dict[str, Any], undo: str
+) -> None:
+    module = await site.register(f"{name('m')}-1.0.0", metadata={"uplift": uplift})
+    (group,) = (await dry_run(site, await site.tenant(), module))["groups"]
+    assert group["changes"][0]["undo"] == undo
+
+
+@pytest.mark.parametrize(
     ("more", "query", "instance"),
     [
         ({}, "", "awaited"),
@@ -235,6 +251,39 @@ async def test_a_plan_of_another_request_is_refused_as_that(site: Any, pair: lis
     found = await install(site, tenant, old, plan=plan)
     assert (found.status_code, found.text.partition(":")[0]) == (409, "the request is not the one of that plan")
     assert f"install of {old} is to be done; install of {new} is not to be done any more" in found.text
+
+
+@pytest.mark.parametrize(
+    ("looked_at", "asked", "clause"),
+    [
+        ("&invoke=false", "", "invoke=false is not asked for any more"),
+        ("", "&invoke=m.*", "invoke=m.* is asked for"),
+        ("&invoke=m.*", "&invoke=false", "invoke=false is asked for, not invoke=m.*"),
+        ("&deploy=false", "&deploy=true", "deploy=false is not asked for any more"),
+        ("&purge=true", "", "is not to be done any more"),
+    ],
+)
+async def test_a_plan_is_not_executed_with_parameters_that_leave_out_other_steps(
+    site: Any, name: Any, looked_at: str, asked: str, clause: str
+) -> None:
+    """What was looked at is what is done: a job must not call what its plan does not."""
+    module = await site.register(f"{name('m')}-1.0.0", launchDescriptor=LAUNCH)
+    purges = looked_at == "&purge=true"
+    tenant = await site.tenant(*([module] if purges else []))
+    wire = [{"id": module, "action": "disable" if purges else "enable"}]
+    plan = (await dry_run(site, tenant, module, query=looked_at, action=wire[0]["action"]))["digest"]
+    found = await site.http.post(f"{base(tenant)}?async=true&plan={plan}{asked}", json=wire)
+    assert (found.status_code, found.text.partition(":")[0]) == (409, "the request is not the one of that plan")
+    assert clause in found.text
+    found = await site.http.post(f"{base(tenant)}?async=true&plan={plan}{looked_at}", json=wire)
+    assert found.status_code == 201, found.text
+
+
+@pytest.mark.parametrize("query", ["&invoke=true", "&deploy=true", "&ignoreErrors=true&parallel=3", "&tenantParameters=a%3Db"])
+async def test_parameters_that_leave_out_no_step_are_no_part_of_a_plan(site: Any, pair: list[str], query: str) -> None:
+    tenant = await site.tenant()
+    plans = [(await dry_run(site, tenant, pair[0], query=each))["digest"] for each in ("", query)]
+    assert plans[0] == plans[1]
 
 
 async def test_a_plan_that_nobody_knows_is_refused_with_the_remedy(site: Any, pair: list[str]) -> None:
