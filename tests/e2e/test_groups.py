@@ -156,6 +156,47 @@ async def test_a_group_that_fails_leaves_those_before_and_those_after_it_are_not
     assert len(await stack.inits(third, tenant)) == ignore_errors
 
 
+async def test_what_needs_a_module_that_failed_is_not_started_and_the_call_that_waits_is_answered(stack: Any) -> None:
+    """Okapi's job waits for ever here: nothing wakes what can never run."""
+    tenant, (broken, user, other) = await stack.tenant(), [stack.product() for _ in range(3)]
+    await versions(stack, [broken, other], "1.0.0")
+    await stack.register({**stack.descriptor(user, "1.0.0"), "requires": [{"id": broken, "version": "1.0"}]})
+    modules = [f"{product}-1.0.0" for product in (broken, user, other)]
+
+    path = f"/_/proxy/tenants/{tenant}/install?ignoreErrors=true&{init(do='500', only=modules[0])}"
+    answer = await stack.http.post(path, json=[{"id": module} for module in modules])
+    job = await stack.ok("GET", answer.headers["Location"])
+
+    assert (answer.status_code, [line["id"] for line in answer.json()]) == (200, modules)
+    failed, skipped, done = (line.get("message", "") for line in answer.json())
+    assert failed.startswith(f"POST request for {modules[0]} /_/tenant failed with 500")
+    assert (skipped, done) == ("not started: what it needs has failed", "")
+    assert (job["complete"], job["outcome"]) == (True, "rolled_back")
+    assert await stack.enabled(tenant) == [modules[2]]
+    assert await stack.inits(modules[1], tenant) == []
+
+
+async def test_a_provider_is_replaced_by_another_product_while_it_is_required(stack: Any) -> None:
+    """Okapi enables the new one beside the old one, whose disable then waits for ever."""
+    tenant, (old, new, user) = await stack.tenant(), [stack.product() for _ in range(3)]
+    face = {"id": f"{old}-face", "version": "1.0"}
+    for product in (old, new):
+        wire = stack.descriptor(product, "1.0.0")
+        await stack.register({**wire, "provides": [*wire["provides"], {**face, "handlers": []}]})
+    await stack.register({**stack.descriptor(user, "1.0.0"), "requires": [face]})
+    await stack.install(tenant, f"{old}-1.0.0", f"{user}-1.0.0")
+
+    ended = await stack.install(tenant, f"{new}-1.0.0")
+
+    assert (ended["outcome"], {line["stage"] for line in ended["modules"]}) == ("done", {"done"})
+    assert {(line["id"], line["action"]) for line in ended["modules"]} == {
+        (f"{old}-1.0.0", "disable"),
+        (f"{new}-1.0.0", "enable"),
+    }
+    assert set(await stack.enabled(tenant)) == {f"{new}-1.0.0", f"{user}-1.0.0"}
+    await stack.until(f"/_/versions/{old}-1.0.0", lambda version: not version["instances"])
+
+
 async def test_with_all_at_once_the_first_is_undone_too(stack: Any) -> None:
     """Nothing was switched before everything was well."""
     tenant, products = await stack.tenant(), [stack.product() for _ in range(2)]
