@@ -23,10 +23,11 @@ SEEDS = st.integers(0, 2**32)
 """Platforms come from a seed: drawn one by one, their parts take far longer to draw than to check."""
 
 
-def platform(random: Random, *, choices: bool = True) -> Catalogue:
+def platform(random: Random, *, choices: bool = True, hops: bool = False) -> Catalogue:
     """Modules that provide an interface of their product's name, and need those of products before theirs, mostly of their age.
 
-    Some platforms have an interface that one product hands over to another.
+    Some platforms have an interface that one product hands over to another, and products that replace others. With hops some
+    third versions take data of the second only.
 
     Without choices a need is met by one registered module and by no other; so none is optional, which going without meets, too.
     """
@@ -48,8 +49,17 @@ def platform(random: Random, *, choices: bool = True) -> Catalogue:
                 also += ",handed"  # a's at first, b's later
             elif handed_over and product > "b" and random.random() < 0.4:
                 needs["requires"].append("handed=1.0")
-            provides = f"{product}={version}.0{also}"
-            found.append(module(f"{product}-{version}.0.0", provides, ",".join(needs["requires"]), ",".join(needs["optional"])))
+            replaces = random.choice(before) if choices and before and random.random() < 0.1 else None
+            found.append(
+                module(
+                    f"{product}-{version}.0.0",
+                    f"{product}={version}.0{also}",
+                    ",".join(needs["requires"]),
+                    ",".join(needs["optional"]),
+                    replaces=() if replaces is None else (replaces,),
+                    upgrade_from=">=2" if hops and version == 3 and random.random() < 0.6 else "",
+                )
+            )
     return catalogue_of(*found)
 
 
@@ -66,11 +76,11 @@ def tenant(random: Random, catalogue: Catalogue) -> State:
 
 
 @st.composite
-def moves(draw: st.DrawFn) -> tuple[Catalogue, State, tuple[Wanted, ...]]:
+def moves(draw: st.DrawFn, *, hops: bool = False) -> tuple[Catalogue, State, tuple[Wanted, ...]]:
     """A platform, a tenant whose modules fit together, and a request that can be met."""
     random = Random(draw(SEEDS))
     for _ in range(20):
-        catalogue = platform(random)
+        catalogue = platform(random, hops=hops)
         start = tenant(random, catalogue)
         wanted = request(random, catalogue) if random.random() < 0.5 else upgrades(tuple(start.values()), catalogue)
         if start and random.random() < 0.15:
@@ -81,10 +91,18 @@ def moves(draw: st.DrawFn) -> tuple[Catalogue, State, tuple[Wanted, ...]]:
     raise AssertionError("a platform in twenty has a request that can be met")
 
 
-def planned(start: State, wanted: tuple[Wanted, ...], catalogue: Catalogue, mode: Mode = Mode.SMALLEST) -> Plan:
+def planned(
+    start: State, wanted: tuple[Wanted, ...], catalogue: Catalogue, mode: Mode = Mode.SMALLEST, *, purge: bool = False
+) -> Plan:
     enabled = tuple(start.values())
     decisions = resolve(wanted, enabled=enabled, catalogue=catalogue)
-    return build_plan(decisions, enabled=enabled, data_versions=start, catalogue=catalogue, mode=mode)
+    return build_plan(
+        decisions, enabled=enabled, data_versions=start, catalogue=catalogue, mode=mode, purge=purge, named=disabled(wanted)
+    )
+
+
+def disabled(wanted: tuple[Wanted, ...]) -> frozenset[str]:
+    return frozenset(product_of(line.id) for line in wanted if line.verb is Verb.DISABLE)
 
 
 def applied(start: State, wanted: tuple[Wanted, ...], catalogue: Catalogue) -> State | None:
@@ -110,12 +128,14 @@ def fits(state: Mapping[str, str], catalogue: Catalogue) -> bool:
     return not Enabled(catalogue[each] for each in state.values()).all_troubles()
 
 
-@given(moves(), SEEDS)
+@given(moves(hops=True), SEEDS)
 def test_nothing_is_unmet_between_groups_in_any_order_that_they_allow(
     move: tuple[Catalogue, State, tuple[Wanted, ...]], seed: int
 ) -> None:
     (catalogue, start, wanted), random = move, Random(seed)
-    left, done, state = list(planned(start, wanted, catalogue).groups), set[str](), dict(start)
+    plan = planned(start, wanted, catalogue, purge=random.random() < 0.5)
+    left, done, state = list(plan.groups), set[str](), dict(start)
+    event(f"by versions in between: {any(change.turn for group in left for change in group.changes)}")
     assert fits(state, catalogue)
     while left:
         free = [group for group in left if done.issuperset(group.after)]
@@ -123,7 +143,7 @@ def test_nothing_is_unmet_between_groups_in_any_order_that_they_allow(
         left.remove(group)
         done.add(group.key)
         for change in group.changes:
-            assert change.bound == state.get(change.product)
+            assert change.bound == change.version_from == state.get(change.product)
         state = moved(state, group.changes)
         assert fits(state, catalogue), group.key
     for line in wanted:
@@ -174,6 +194,19 @@ def test_all_at_once_is_the_same_changes(move: tuple[Catalogue, State, tuple[Wan
 
 
 @given(moves())
+def test_only_the_data_of_what_is_named_is_purged(move: tuple[Catalogue, State, tuple[Wanted, ...]]) -> None:
+    """All else is as without."""
+    catalogue, start, wanted = move
+    kept, purged = planned(start, wanted, catalogue), planned(start, wanted, catalogue, purge=True)
+    gone = [change.product for group in purged.groups for change in group.changes if change.kind is Kind.PURGE]
+    left = [change.product for group in kept.groups for change in group.changes if change.kind is Kind.DISABLE]
+    assert [product for product in left if product in disabled(wanted)] == gone
+    assert [[change.subject for change in group.changes] for group in kept.groups] == [
+        [change.subject for change in group.changes] for group in purged.groups
+    ]
+
+
+@given(moves(hops=True))
 def test_what_was_done_needs_nothing_more(move: tuple[Catalogue, State, tuple[Wanted, ...]]) -> None:
     catalogue, start, wanted = move
     after = applied(start, wanted, catalogue)
