@@ -4,6 +4,7 @@
 UpliftError
 ├── InvalidId            a module id, tenant id or version that cannot be read
 ├── InvalidDescriptor    a module descriptor that contradicts itself
+├── InvalidPattern       an expression that cannot be used to choose module ids
 ├── ResolutionError      what was asked for cannot be reached; one text for each reason
 ├── UnknownModule        an id that the catalogue does not hold
 └── IllegalSignal        a lifecycle signal that the state does not allow; nothing changed
@@ -23,6 +24,10 @@ class InvalidId(UpliftError, ValueError):
 
 class InvalidDescriptor(UpliftError, ValueError):
     """A module descriptor contradicts itself. Correct the descriptor; nothing was registered."""
+
+
+class InvalidPattern(UpliftError, ValueError):
+    """An expression is none, or might be tried for ever. Write it otherwise; nothing was changed."""
 
 
 class UnknownModule(UpliftError, LookupError):

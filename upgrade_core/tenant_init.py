@@ -58,7 +58,7 @@ def purpose_of(kind: Kind) -> Purpose:
 
 
 def is_invoked(invoke: str, module: str) -> bool:
-    """Okapi's option `invoke`: true, false, or an expression that matches the whole module id."""
+    """Okapi's option `invoke`: true, false, or an expression that `check_pattern` took and that matches the whole module id."""
     return invoke == "true" or (invoke != "false" and re.fullmatch(invoke, module) is not None)
 
 

@@ -1,7 +1,6 @@
 """`…/install` and `…/upgrade`: install jobs (requirements B7, C1-C3)."""
 
 import difflib
-import re
 
 from aiohttp import web
 from pydantic import TypeAdapter
@@ -13,8 +12,9 @@ from gateway.jobs import MODES, JobRequest, describe_failure, lines, results
 from gateway.observation import traceparent
 from gateway.store import Conflict, JobRow
 from upgrade_core.descriptors import Undo
-from upgrade_core.errors import UpliftError
+from upgrade_core.errors import InvalidPattern, UpliftError
 from upgrade_core.ids import SUPERTENANT, product_of
+from upgrade_core.patterns import check_pattern
 from upgrade_core.resolution import Decision
 
 _LINES: TypeAdapter[list[TenantModuleWire]] = TypeAdapter(list[TenantModuleWire])
@@ -107,8 +107,8 @@ def parse_options(
     invoke = call.query.get("invoke", "true")
     if invoke not in ("true", "false"):
         try:
-            re.compile(invoke)
-        except re.error as error:
+            check_pattern(invoke)
+        except InvalidPattern as error:
             raise ApiError(400, f"Bad regular expression for parameter invoke: {error}") from error
     undo = call.query.get("undo")
     if undo is not None and undo not in set(Undo):
