@@ -68,11 +68,6 @@ class Listing:
         """The versions of a product, ascending; not to be changed."""
         return self._of.get(product, [])
 
-    def newest(self, product: str) -> str | None:
-        """The id of a product's highest version."""
-        versions = self.of(product)
-        return versions[-1].module.id if versions else None
-
     def offering(self, interface: str) -> Mapping[str, ModuleDescriptor]:
         """The modules that provide an interface, of whatever type and version, by id."""
         return self._offering.get(interface, {})

@@ -209,7 +209,7 @@ class Observation:
                 "uplift.tenant": current.tenant,
                 "uplift.job": current.job,
             }
-            span.set_attributes({key: _as_utf8(value) for key, value in known.items() if value})
+            span.set_attributes({key: as_utf8(value) for key, value in known.items() if value})
             if current.module:
                 span.update_name(f"{request.method} {current.module}")
             if status:
@@ -222,8 +222,8 @@ class Observation:
             _access.info("%s %s %s %.1f ms", request.method, path, status or "left", seconds * 1_000, extra={"facts": more})
 
 
-def _as_utf8(text: str) -> str:
-    """Text that can be sent: clients may put any bytes into headers, and one bad span would lose its whole batch."""
+def as_utf8(text: str) -> str:
+    """Text to be sent, with `?` for what cannot: clients may put any bytes into headers, and half a character into claims."""
     return text.encode(errors="replace").decode()
 
 

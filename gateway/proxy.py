@@ -25,7 +25,7 @@ from gateway.holds import Holds
 from gateway.instances import Instance
 from gateway.links import Exchange, Link, Place, next_arrival
 from gateway.membership import Membership
-from gateway.observation import outgoing, routed
+from gateway.observation import as_utf8, outgoing, routed
 from gateway.pages import prefers_html
 from gateway.parking import Parking, is_gone
 from gateway.passage import Passage
@@ -274,7 +274,8 @@ class Proxy:
 
     def _signed(self, number: str, tenant: str, product: str) -> str:
         """A request id that only a replica of this gateway can make."""
-        mark = hashlib.blake2b(f"{number} {tenant} {product}".encode(), digest_size=8, key=self._platform.follower.key)
+        text = f"{number} {tenant} {product}".encode(errors="surrogateescape")  # a forged one may hold any bytes
+        mark = hashlib.blake2b(text, digest_size=8, key=self._platform.follower.key)
         return number + mark.hexdigest()
 
     async def _forward(
@@ -468,8 +469,11 @@ def _fenced(tenant: str) -> Interruption:
 
 
 def tenant_of(request: web.BaseRequest) -> str:
-    """The tenant that a request is made for, by its header or token; without either, the supertenant."""
-    return request.headers.get(_TENANT) or _tenant_of_token(request) or SUPERTENANT
+    """The tenant that a request is made for, by its header or token; without either, the supertenant.
+
+    What is no text becomes one that is no tenant's id: those are ASCII, without `?`.
+    """
+    return as_utf8(request.headers.get(_TENANT) or _tenant_of_token(request) or SUPERTENANT)
 
 
 def _tenant_of_token(request: web.BaseRequest) -> str | None:

@@ -16,6 +16,7 @@ from gateway.okapi_json import pretty, pretty_list
 from gateway.store import Conflict
 from upgrade_core.errors import UpliftError
 from upgrade_core.ids import SUPERTENANT, product_of, split_module_id
+from upgrade_core.resolution import visible
 
 
 async def get_all(call: Call) -> web.Response:
@@ -35,7 +36,7 @@ async def get(call: Call) -> web.Response:
 
 async def post(call: Call) -> web.Response:
     """Enable a module."""
-    tenant, module = call.known_tenant(), _known(call, call.json(TenantModuleWire).id)
+    tenant, module = call.known_tenant(), _asked_for(call)
     if module in call.platform.table.enabled(tenant):
         raise ApiError(400, f"Module {module} already provided")
     await _run(call, tenant, ((module, "enable"),))
@@ -44,7 +45,7 @@ async def post(call: Call) -> web.Response:
 
 async def post_upgrade(call: Call) -> web.Response:
     """Replace an enabled module by another version of it."""
-    tenant, old, new = call.known_tenant(), call.path["module"], _known(call, call.json(TenantModuleWire).id)
+    tenant, old, new = call.known_tenant(), call.path["module"], _asked_for(call)
     if old not in call.platform.table.enabled(tenant):
         raise ApiError(404, old)
     if product_of(old) != product_of(new):
@@ -94,15 +95,21 @@ async def _run(call: Call, tenant: str, wanted: tuple[tuple[str, str], ...]) -> 
         raise ApiError(*describe_failure(row))
 
 
-def _known(call: Call, module: str) -> str:
-    """A full id that is registered; a product alone means its newest version."""
-    table = call.platform.table
+def _asked_for(call: Call) -> str:
+    """The id of a registered module, which the body names; a product alone means the newest version that may be chosen."""
+    module, table = call.json(TenantModuleWire).id, call.platform.table
     try:
         product, version = split_module_id(module)
     except UpliftError as error:
         raise ApiError(400, str(error)) from error
     if version is None:
-        module = table.listing.newest(product) or module
+        shown = visible(
+            {entry.module.id: entry.module for entry in table.listing.of(product)},
+            pre_release=call.choice("preRelease"),
+            npm_snapshot=call.choice("npmSnapshot"),
+            enabled=table.enabled(call.path["tenant"]),
+        )
+        module = [module, *shown][-1]
     if module not in table.modules:
         raise ApiError(404, module)
     return module

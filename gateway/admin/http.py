@@ -16,6 +16,7 @@ from gateway.deploying import Deploying
 from gateway.health import Health
 from gateway.holds import Holds
 from gateway.jobs import Jobs
+from gateway.observation import as_utf8
 from gateway.okapi_json import pretty
 from gateway.platform import Platform
 from gateway.problems import Problems
@@ -201,7 +202,7 @@ def caller_name(call: Call) -> str:
     """Who asks: the token's name; where none is asked for, the user that the request names."""
     if call.caller.is_known:
         return call.caller.name
-    return call.request.headers.get("X-Okapi-User-Id", "")[:200].encode(errors="replace").decode()
+    return as_utf8(call.request.headers.get("X-Okapi-User-Id", "")[:200])
 
 
 def query_of(request: web.BaseRequest) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """`…/modules`, `…/install` and `…/upgrade` (requirements B4, B5, B7, C1-C3). Temporal is away: this test is every job's run."""
 
 import asyncio
+import json
+import logging
 import signal
 from typing import Any
 
@@ -88,6 +90,24 @@ async def test_a_product_alone_means_its_newest_version(site: Any, until: Any, p
     call = asyncio.create_task(site.http.post(f"/_/proxy/tenants/{tenant}/modules", json={"id": product_of(pair[0])}))
     await run(site, until, tenant)
     assert (await call).json() == {"id": pair[1]}
+
+
+async def test_a_product_alone_means_the_newest_version_that_may_be_chosen(site: Any, until: Any, name: Any) -> None:
+    product = name("m")
+    release, candidate = [await site.register(f"{product}-{version}") for version in ("1.0.0", "1.1.0-rc.1")]
+    tenant = await site.tenant()
+    base = f"/_/proxy/tenants/{tenant}/modules"
+    found = await site.http.post(f"{base}?preRelease=only&npmSnapshot=nonsense", json={"id": product})
+    assert (found.status_code, "npmSnapshot" in found.text) == (400, True)
+    for query, chosen in (("?preRelease=false", release), ("?preRelease=only", candidate)):
+        call = asyncio.create_task(site.http.post(base + query, json={"id": product}))
+        await run(site, until, tenant)
+        assert (await call).json() == {"id": chosen}
+    found = await site.http.post(f"{base}?preRelease=false", json={"id": product})
+    assert (found.status_code, found.text) == (400, f"Module {candidate} already provided")  # what is enabled is always seen
+    only_candidates = product_of(await site.register(f"{name('m')}-1.0.0-rc.1"))
+    found = await site.http.post(f"{base}?preRelease=false", json={"id": only_candidates})
+    assert (found.status_code, found.text) == (404, only_candidates)
 
 
 async def test_a_binding_is_removed_and_answered_204(site: Any, until: Any, pair: tuple[str, str]) -> None:
@@ -255,6 +275,25 @@ async def test_sync_install_answers_the_first_error_with_okapis_status(
     await fail(site, job, pair[0], text)
     await site.runs.finish(job, FinishRequest(outcome="rolled_back"))
     assert ((await call).status_code, (await call).text) == (status, text)
+
+
+@pytest.mark.parametrize("route", ["install", "modules"])
+async def test_a_job_goes_on_to_its_end_when_its_client_has_left(
+    new_site: Any, until: Any, name: Any, caplog: pytest.LogCaptureFixture, route: str
+) -> None:
+    caplog.set_level(logging.INFO, "gateway.access")
+    site = await new_site(access_log=True)
+    module, tenant = await site.register(f"{name('m')}-1.0.0"), await site.tenant()
+    path = f"/_/proxy/tenants/{tenant}/{route}"
+    body = json.dumps([{"id": module}] if route == "install" else {"id": module})
+    _, writer = await site.connect()
+    writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+    await until(lambda: running_job(site, tenant))
+    writer.transport.abort()
+    await until(lambda: f"POST {path} left" in caplog.text)
+    job = await run(site, until, tenant)
+    ended = (await site.http.get(f"/_/proxy/tenants/{tenant}/install/{job}")).json()
+    assert (ended["status"], "abortRequested" in ended, await enabled(site, tenant)) == ("done", False, [module])
 
 
 async def test_upgrade_takes_every_module_to_its_newest_version(site: Any, until: Any, pair: tuple[str, str]) -> None:

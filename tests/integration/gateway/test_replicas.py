@@ -317,6 +317,10 @@ async def test_a_part_of_work_in_flight_at_another_replica_is_let_through_and_a_
     for forged in (f"{number[:-1]}x/y", f"{'0' * len(number)}/y", number[:12], chains[1]):
         found = await wired.ask(second, "/forged", Prefer="wait=0", **{"X-Okapi-Request-Id": forged})
         assert (found.status_code, found.headers["X-Okapi-Lifecycle"]) == (503, "DELAY")
+    reader, writer = await second.site.connect()
+    head = f"GET {wired.path} HTTP/1.1\r\nHost: x\r\nX-Okapi-Tenant: {wired.tenant}\r\nPrefer: wait=0\r\nX-Okapi-Request-Id: "
+    writer.write(head.encode() + b"\xff\r\n\r\n")
+    assert b" 503 " in await reader.readline()
     assert (await second.state(hold))["state"] == "DRAINING"
     upstream.gate.set()
     assert [answer.status_code for answer in await asyncio.gather(outer, inner)] == [200, 200]
