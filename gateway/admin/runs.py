@@ -26,6 +26,7 @@ from gateway_client import (
     SnapshotPatch,
 )
 from upgrade_core.errors import UpliftError
+from upgrade_core.ids import ModuleId
 from upgrade_core.known import HEADER, differences, explain, from_wire
 from upgrade_core.problems import database_differs
 from upgrade_core.runs import RUN_HEADER
@@ -132,6 +133,7 @@ async def begin_intent(call: Call) -> web.Response:
 async def report_init(call: Call) -> web.Response:
     """What became of a tenant init; merged into the job."""
     row, wire = await _job(call), call.json(InitReport)
+    _check_version(wire.data_version)
     found = await call.platform.runs.update_intent(
         call.path["key"],
         state=wire.state,
@@ -152,6 +154,7 @@ async def report_init(call: Call) -> web.Response:
 async def data_version(call: Call) -> web.Response:
     """What version the tenant's data is at."""
     row, wire = await _job(call), call.json(DataVersionWire)
+    _check_version(wire.module)
     try:
         await call.platform.runs.set_data_version(row.id, row.tenant, call.path["product"], wire.module)
     except Conflict as error:
@@ -302,6 +305,15 @@ async def _refuse_late(call: Call) -> JobRow | None:
 def _run(call: Call) -> str:
     """The run on whose behalf the caller works; empty if it does not say."""
     return unquote(call.request.headers.get(RUN_HEADER, ""))
+
+
+def _check_version(module: str | None) -> None:
+    """Refuse a data version that no later plan could read."""
+    try:
+        if module:
+            ModuleId.parse(module)
+    except UpliftError as error:
+        raise ApiError(400, str(error)) from error
 
 
 def _known_module(call: Call, module: str) -> None:

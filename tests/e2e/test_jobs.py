@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -299,6 +300,25 @@ async def test_the_binding_routes_answer_when_done_with_the_new_location(stack: 
     assert (moved.status_code, moved.headers["Location"]) == (201, f"{base}/{product}-2.0.0")
     assert disabled.status_code == 204
     assert await stack.enabled(tenant) == []
+
+
+@pytest.mark.parametrize("route", ["install", "modules"])
+async def test_a_run_goes_on_when_the_client_that_waits_for_it_leaves(stack: Any, route: str) -> None:
+    tenant, product = await stack.tenant(), stack.product()
+    module = f"{product}-1.0.0"
+    await stack.register(stack.descriptor(product, "1.0.0"))
+    base = f"/_/proxy/tenants/{tenant}"
+    body = {"id": module} if route == "modules" else [{"id": module, "action": "enable"}]
+    client = httpx.AsyncClient(base_url=stack.url, timeout=60, trust_env=False)
+    call = asyncio.create_task(client.post(f"{base}/{route}", json=body, params={"tenantParameters": "do=job,seconds=2"}))
+    (job,) = await stack.until(f"{base}/install", lambda jobs: jobs and jobs[0]["phase"] == "migrating")
+
+    call.cancel()
+    await asyncio.wait([call])
+    await client.aclose()
+    ended = await stack.ended(f"{base}/install/{job['id']}")
+
+    assert (ended["status"], await stack.enabled(tenant)) == ("done", [module])
 
 
 async def test_an_abort_in_mid_migration_undoes_it(stack: Any) -> None:

@@ -511,6 +511,14 @@ async def upstream() -> AsyncIterator[Upstream]:
     await started.stop()
 
 
+@pytest.fixture(scope="module")
+async def module_upstream() -> AsyncIterator[Upstream]:
+    """A module for the tests of one file."""
+    started = await Upstream().start()
+    yield started
+    await started.stop()
+
+
 @pytest.fixture
 async def new_upstream() -> AsyncIterator[Callable[..., Awaitable[Upstream]]]:
     """More modules."""

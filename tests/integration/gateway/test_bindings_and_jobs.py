@@ -429,6 +429,13 @@ async def test_finishing_twice_keeps_the_first_end(site: Any, pair: tuple[str, s
     assert shown["errors"] == shown["warnings"] == [notice.model_dump(mode="json")]
 
 
+async def test_a_data_version_that_is_no_module_id_is_refused(site: Any, pair: tuple[str, str]) -> None:
+    """It would be kept, and no later plan of the tenant could read it."""
+    job = await site.job(await site.tenant(), pair[0])
+    with pytest.raises(GatewayRefused, match="Missing semantic version for: m"):
+        await site.runs.set_data_version(job.id, "m", "m")
+
+
 async def test_a_job_shows_its_phase_and_its_modules_stages(site: Any, pair: tuple[str, str]) -> None:
     tenant = await site.tenant()
     job = await site.job(tenant, pair[0])
