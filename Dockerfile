@@ -13,6 +13,7 @@ COPY deployers deployers/
 COPY examples examples/
 COPY gateway gateway/
 COPY gateway_client gateway_client/
+COPY gateway_wire gateway_wire/
 COPY module_data module_data/
 COPY uplift_cli uplift_cli/
 COPY uplift_settings uplift_settings/

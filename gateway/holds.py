@@ -17,7 +17,7 @@ from gateway.pushes import Pushes
 from gateway.store import EVERY_TENANT, Changed, DatabaseError, HoldRow, Move, NewHold, row_of
 from gateway.store.outbox import Message
 from gateway.timings import Timings
-from gateway_client import HoldRequest, HoldState, OpenRequest
+from gateway_wire import HoldRequest, HoldState, OpenRequest
 from upgrade_core.ids import hold_id
 from upgrade_core.problems import closed, overdue
 from upgrade_core.protocol import Effect, Hold, Reply, Signal

@@ -18,7 +18,7 @@ from gateway.plans import Planned, Plans, touched
 from gateway.platform import Platform
 from gateway.problems import Problems
 from gateway.store import STILL_HELD, JobRow
-from gateway_client import BeginAnswer, FinishRequest, InitReport, Notice
+from gateway_wire import BeginAnswer, FinishRequest, InitReport, Notice
 from upgrade_core.descriptors import Undo
 from upgrade_core.ids import split_module_id
 from upgrade_core.plan import Mode, Plan, World, build_plan

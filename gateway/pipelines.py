@@ -36,7 +36,7 @@ from gateway.jobs import Jobs
 from gateway.platform import Platform
 from gateway.problems import Problems
 from gateway.store import Conflict, DatabaseError, Deployment, JobRow
-from gateway_client import FinishRequest, Notice
+from gateway_wire import FinishRequest, Notice
 from upgrade_core.decisions import held_groups
 from upgrade_core.plan import Plan
 from upgrade_core.problems import database_differs, run_lost

@@ -16,7 +16,10 @@ from gateway_client._errors import (
     Retiring,
 )
 from gateway_client._lifecycle import LifecycleRequest, LinkState, Problem, Routing, SignalAnswer
-from gateway_client._models import (
+from gateway_client._module import Module
+from gateway_client._pushes import LifecycleEvent, PushAnswer
+from gateway_client._transport import LifecycleTransport, SyncLifecycleTransport
+from gateway_wire import (
     BeginAnswer,
     ChangeRef,
     ClaimRequest,
@@ -39,9 +42,6 @@ from gateway_client._models import (
     Version,
     Wire,
 )
-from gateway_client._module import Module
-from gateway_client._pushes import LifecycleEvent, PushAnswer
-from gateway_client._transport import LifecycleTransport, SyncLifecycleTransport
 
 __all__ = [
     "BeginAnswer",

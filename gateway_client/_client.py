@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from gateway_client._calls import OnRequest, quoted, read, read_all
 from gateway_client._errors import GatewayUnavailable
 from gateway_client._lifecycle import LifecycleCalls
-from gateway_client._models import (
+from gateway_wire import (
     BeginAnswer,
     ClaimRequest,
     FinishRequest,

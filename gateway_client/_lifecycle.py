@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from gateway_client._calls import Calls, quoted, read, read_all
 from gateway_client._errors import GatewayRefused, NotFound
-from gateway_client._models import HoldState, Id, Text, Wire
+from gateway_wire import HoldState, Id, Text, Wire
 
 Event = Literal["UPDATE", "RESUME", "DISCONNECT"]
 _OWN_HOLD = re.compile(r"[A-Za-z0-9._-]{8,100}")

@@ -17,8 +17,8 @@ from gateway_client._adapters import AsgiApp, aiohttp_routes, asgi
 from gateway_client._client import GatewayClient
 from gateway_client._errors import GatewayError, GatewayRefused, GatewayUnavailable, HoldStays
 from gateway_client._lifecycle import LifecycleRequest, SignalAnswer
-from gateway_client._models import HoldState
 from gateway_client._pushes import LifecycleEvent, PushAnswer, answer_push, push_path
+from gateway_wire import HoldState
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -9,7 +9,7 @@ from gateway.admin.wire import RoutingWire, SignalWire
 from gateway.credentials import Role, may_signal
 from gateway.store import EVERY_TENANT, Conflict, HeldByAnother
 from gateway.store.problems import ProblemRow
-from gateway_client import HoldState
+from gateway_wire import HoldState
 from upgrade_core.errors import UpliftError
 from upgrade_core.ids import product_of
 from upgrade_core.protocol import Availability, Hold

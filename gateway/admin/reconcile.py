@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from gateway.admin.http import ApiError, Call, answer
 from gateway.admin.lifecycle import MAX_WAIT
-from gateway_client import ReconcileReport, RepairRequest
+from gateway_wire import ReconcileReport, RepairRequest
 from upgrade_core.reconcile import Bound, Ledger, Stale, Verb
 from upgrade_core.tenant_init import Purpose, init_call
 

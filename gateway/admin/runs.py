@@ -12,7 +12,7 @@ from gateway.admin.versions import describe
 from gateway.admin.wire import DataVersionWire, PhaseWire
 from gateway.routing import new_token
 from gateway.store import Conflict, IntentRow, JobRow, SnapshotRow, check_run
-from gateway_client import (
+from gateway_wire import (
     ClaimRequest,
     FinishRequest,
     HoldRequest,

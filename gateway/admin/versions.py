@@ -10,7 +10,7 @@ from gateway.admin.http import ApiError, Call, answer
 from gateway.admin.lifecycle import MAX_WAIT
 from gateway.credentials import INSTANCE_PREFIX, digest, new_token
 from gateway.store import Conflict, InstanceRow
-from gateway_client import Instance, Version
+from gateway_wire import Instance, Version
 
 _QUIET_WAIT = 5.0
 """Seconds that one call waits for the last requests of a version; the caller asks again."""
