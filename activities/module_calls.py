@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -39,27 +40,36 @@ class ModuleCalls:
     ) -> None:
         self._gateway = gateway
         self._settings = settings
-        timeout = httpx.Timeout(connect=5, write=60, pool=None, read=settings.synchronous_max)
-        hooks = {"request": [on_request] if on_request is not None else []}
-        self._http = httpx.AsyncClient(
-            timeout=timeout,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=50, keepalive_expiry=3),
-            trust_env=False,
-            event_hooks=hooks,
-        )
-        # What has an effect goes on a connection of its own: one that was kept may lead to a process that is no more, and
-        # then nobody could say whether it was sent.
-        self._fresh = httpx.AsyncClient(
-            timeout=timeout,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            trust_env=False,
-            event_hooks=hooks,
-        )
+        self._timeout = httpx.Timeout(connect=5, write=60, pool=None, read=settings.synchronous_max)
+        self._hooks = {"request": [on_request] if on_request is not None else []}
+        self._clients: dict[tuple[str, int], httpx.AsyncClient] = {}
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
-        await self._fresh.aclose()
+        for client in self._clients.values():
+            await client.aclose()
+
+    def _kept(self, url: str) -> tuple[httpx.AsyncClient, str]:
+        """The client for what has no effect, and the address as it knows it."""
+        return self._client(url, keep=50)
+
+    def _fresh(self, url: str) -> tuple[httpx.AsyncClient, str]:
+        """The client for what has an effect, whose connections are used once, and the address as it knows it.
+
+        One that was kept may lead to a process that is no more, and then nobody could say whether it was sent.
+        """
+        return self._client(url, keep=0)
+
+    def _client(self, url: str, *, keep: int) -> tuple[httpx.AsyncClient, str]:
+        parts = urlsplit(url)
+        path = unquote(parts.netloc) if parts.scheme == "http+unix" else None
+        client = self._clients.get((path or "", keep))
+        if client is None:
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=keep, keepalive_expiry=3)
+            transport = httpx.AsyncHTTPTransport(limits=limits, uds=path, trust_env=False)
+            client = httpx.AsyncClient(transport=transport, timeout=self._timeout, event_hooks=self._hooks, trust_env=False)
+            self._clients[path or "", keep] = client
+        return client, url if path is None else f"http://localhost{parts.path}"
 
     async def instance(self, module: str, *, prefer: str = "") -> Instance | None:
         """An instance of a version: the preferred one if it is there."""
@@ -77,9 +87,8 @@ class ModuleCalls:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self._fresh.request(
-                    call.method, instance.url + call.path, content=call.body, headers=_headers(tenant, url, call)
-                )
+                client, base = self._fresh(instance.url)
+                return await client.request(call.method, base + call.path, content=call.body, headers=_headers(tenant, url, call))
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if asyncio.get_running_loop().time() + pause > deadline:
                     raise NothingSent(f"{instance.id} at {instance.url} cannot be reached: {error}") from error
@@ -96,18 +105,18 @@ class ModuleCalls:
         """
         headers = _headers(tenant, url, call)
         try:
-            return await self._fresh.request(
-                call.method, instance.url + call.path, content=call.body, headers=headers, timeout=timeout
-            )
+            client, base = self._fresh(instance.url)
+            return await client.request(call.method, base + call.path, content=call.body, headers=headers, timeout=timeout)
         except httpx.HTTPError as error:
             raise NoAnswer(f"{instance.id} at {instance.url}: {str(error) or type(error).__name__}") from error
 
     async def look(self, instance: Instance, call: Call, *, tenant: str, url: str, wait: float) -> httpx.Response | None:
         """One request without effect; None where no answer came. `wait` seconds are asked for as RMB's long poll."""
         try:
-            return await self._http.request(
+            client, base = self._kept(instance.url)
+            return await client.request(
                 call.method,
-                instance.url + call.path,
+                base + call.path,
                 params={"wait": str(round(wait * 1000))} if wait else None,
                 headers=_headers(tenant, url, call),
                 timeout=wait + self._settings.look_timeout,

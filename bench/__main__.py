@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
-from bench import held, proxy, recovery, registry, resolver, start, tenants
+from bench import held, peers, proxy, recovery, registry, resolver, routes, start, tenants
 from bench.figures import Figures
 from bench.memory import Memory
 from bench.progress import Progress
@@ -27,14 +27,16 @@ from uplift_cli.demo.errors import DemoError
 
 _PARTS = {
     "proxy": proxy.measure,
+    "peers": peers.measure,
     "tenants": tenants.measure,
     "held": held.measure,
     "start": start.measure,
     "recovery": recovery.measure,
     "registry": registry.measure,
 }
-_CHOICES = ("resolver", *_PARTS, "memory")
-"""`resolver` needs no stack."""
+_ALONE = {"resolver": resolver.measure, "routes": routes.measure}
+"""Need no stack."""
+_CHOICES = (*_ALONE, *_PARTS, "memory")
 _WIDE = 130
 """Columns where nobody says how many there are: a log."""
 
@@ -78,10 +80,11 @@ async def _measure(home: Path, progress: Progress, *, parts: Sequence[str], quic
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # the stack has to be stopped then too
     figures: list[Figures] = []
-    if "resolver" in parts:
-        figures += resolver.measure(progress, quick=quick)
-        if set(parts) == {"resolver"}:
-            return figures
+    for name, measure_alone in _ALONE.items():
+        if name in parts:
+            figures += measure_alone(progress, quick=quick)
+    if set(parts) <= set(_ALONE):
+        return figures
     progress.say(f"starting a stack in {home}")
     async with running(home, progress.say) as site:
         memory = Memory(site)

@@ -12,6 +12,7 @@ from gateway.admin.http import NO_ROLE, ApiError, Call, Services, query_of, refu
 from gateway.admin.info import our_version
 from gateway.aftermath import Aftermath
 from gateway.builtin import BUILT_IN, built_in_descriptor
+from gateway.cors import allow, is_preflight, preflight
 from gateway.credentials import NOBODY, Caller, Credentials
 from gateway.departure import Departure
 from gateway.deploying import Deploying
@@ -28,10 +29,13 @@ from gateway.outbox import Outbox
 from gateway.pipelines import Pipelines
 from gateway.platform import Platform
 from gateway.problems import Problems
-from gateway.proxy import NO_ROUTE, Proxy, tenant_of
+from gateway.proxy import NO_ROUTE, Proxy
 from gateway.replies import say_continue
 from gateway.resolving import Resolving
+from gateway.server import Server
 from gateway.store import CredentialStore, DatabaseError
+from gateway.tls import requesters_tls
+from gateway.tokens import tenant_of_admin
 from uplift_settings.tracing import Tracing
 from uplift_settings.tree import GatewaySettings, TemporalSettings
 
@@ -95,15 +99,20 @@ class Gateway:
         self._departure = Departure(linger=settings.stop_linger, grace=settings.stop_grace)
         self._observation = Observation(access_log=settings.access_log, tracing=tracing)
         self._metrics_port = self._make_metrics_port(slot)
-        self._server = web.Server(
+        self._server = Server(
             self._handle,
             request_factory=self._departure.request_factory(),
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
             read_bufsize=settings.read_buffer,
+            max_line_size=settings.uri_max,
+            max_field_size=settings.header_max + (settings.header_max == settings.uri_max),  # a limit tells which it was
+            max_headers=settings.headers_max,
+            keepalive_timeout=settings.idle_timeout,
         )
         self._listener: asyncio.Server | None = None
+        self._tls = requesters_tls(settings)
         self._loops: tuple[asyncio.Task[None], ...] = ()
         self.member: asyncio.Task[None] | None = None
         """Ends only with an error: this replica must stop then."""
@@ -112,7 +121,6 @@ class Gateway:
         """Load the state, then listen."""
         if self._metrics_port is not None:
             await self._metrics_port.open()
-        await self._proxy.open()
         await self._platform.membership.join()
         built_in = built_in_descriptor(our_version())
         await self._platform.registry.put_built_in(built_in["id"], BUILT_IN, pretty(built_in))
@@ -125,7 +133,7 @@ class Gateway:
             asyncio.create_task(each.run()) for each in (self._pipelines, self._problems, self._newest, aftermath)
         )
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self._server, sock=sock, backlog=4096)
+        self._listener = await loop.create_server(self._server, sock=sock, backlog=4096, ssl=self._tls)
 
     async def close(self, *, hurry: asyncio.Event | None = None) -> None:
         """Stop listening, let open requests finish within `gateway.stop_grace`, write down whether all did.
@@ -187,11 +195,17 @@ class Gateway:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path
         if path.startswith("/_/") and not path.startswith(_PROXIED):
-            return await self._observation.administrative(request, self._admin)
-        return await self._observation.proxied(request, self._proxy.handle)
+            answer = await self._observation.administrative(request, self._admin)
+        else:
+            answer = await self._observation.proxied(request, self._proxy.handle)
+        if not answer.prepared:  # one of our own; those of modules have said it
+            allow(answer, request.headers)
+        return answer
 
     async def _admin(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
+        if is_preflight(request):
+            return preflight(request)
         try:
             handler, variables, caller = await self._admit(request)
             about(tenant=variables.get("tenant", ""), job=variables.get("job", ""))
@@ -238,7 +252,7 @@ class Gateway:
         Raises:
             ApiError: 400 if there is no such tenant, 404 if it has not.
         """
-        tenant, table = tenant_of(request), self._platform.table
+        tenant, table = tenant_of_admin(request.headers), self._platform.table
         if tenant not in table.tenants:
             raise ApiError(400, f"No such Tenant {tenant}")
         if BUILT_IN not in table.bindings.get(tenant, {}):

@@ -7,10 +7,10 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
-
-import aiohttp
+from urllib.parse import urlsplit
 
 from gateway.instances import Instance, Pool
+from gateway.upstream import Connections, UpstreamError, address_of, connections_of
 from uplift_settings.tree import GatewaySettings
 
 _SERVER_ERROR = 500
@@ -33,18 +33,14 @@ class Health:
         self._tasks: dict[Instance, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(settings.health_parallel)
         self._turns_asked = asyncio.Semaphore(settings.health_parallel)
-        self._session: aiohttp.ClientSession | None = None
+        self._connections: Connections | None = None
         self._chance = random.Random()  # noqa: S311 - spreads load, keeps no secret
         pool.on_known = self._begin
         pool.on_forgotten = self._end
 
     async def open(self) -> None:
         """Begin."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(force_close=True, limit=0, ttl_dns_cache=10),  # it shall show that it still accepts
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self._settings.health_timeout),
-        )
+        self._connections = connections_of(self._settings)
         for instance in self._pool:
             self._begin(instance)
 
@@ -55,25 +51,26 @@ class Health:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._connections is not None:
+            await self._connections.close()
+            self._connections = None
 
     async def fault_at(self, url: str) -> str:
         """Why nobody answers at an address; empty if anybody does, whatever the answer (Okapi's health of an instance)."""
-        if self._session is None:
+        if self._connections is None:
             return "the gateway is about to stop"
         async with self._turns_asked:
             try:
-                async with self._session.get(url, allow_redirects=False):
-                    return ""
+                async with asyncio.timeout(self._settings.health_timeout):
+                    await self._connections.status_of(address_of(url), "" if urlsplit(url).path else "/")
             except TimeoutError:
                 return f"no answer within {self._settings.health_timeout:g} s"
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                return str(error) or type(error).__name__
+            except UpstreamError as error:
+                return str(error)
+            return ""
 
     def _begin(self, instance: Instance) -> None:
-        if self._session is not None and instance not in self._tasks:
+        if self._connections is not None and instance not in self._tasks:
             self._tasks[instance] = asyncio.create_task(self._watch(instance))
 
     def _end(self, instance: Instance) -> None:
@@ -103,14 +100,15 @@ class Health:
 
     async def _fault(self, instance: Instance) -> str:
         """What is wrong with an instance; empty if it is well."""
-        assert self._session is not None
+        assert self._connections is not None
         try:
-            async with self._session.get(instance.row.url + self._path_of(instance.row.module), allow_redirects=False) as found:
-                return f"the last with {found.status}" if found.status >= _SERVER_ERROR else ""
+            async with asyncio.timeout(self._settings.health_timeout):
+                status = await self._connections.status_of(address_of(instance.row.url), self._path_of(instance.row.module))
         except TimeoutError:
             return "the last without an answer in time"
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except UpstreamError as error:
             return f"the last with {type(error).__name__}"
+        return f"the last with {status}" if status >= _SERVER_ERROR else ""
 
     def _jitter(self) -> float:
         return self._chance.uniform(*_JITTER)

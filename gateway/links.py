@@ -87,21 +87,21 @@ class Flow:
 
     in_flight: dict[str, Exchange] = field(default_factory=dict)
     loose_until: float = 0.0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: asyncio.Event | None = None
     left: asyncio.Event | None = None
 
     def enter(self, exchange: Exchange) -> None:
         """Count a request, in the same turn of the loop as the decision to route it."""
         self.in_flight[exchange.id] = exchange
-        self.idle.clear()
 
     def leave(self, exchange: Exchange, *, now: float, settle: float) -> None:
         """Count it no more; unanswered it stays loose for `settle` seconds."""
         self.in_flight.pop(exchange.id, None)
         if not exchange.answered:
             self.loose_until = max(self.loose_until, now + settle)
-        if not self.in_flight:
+        if not self.in_flight and self.idle is not None:
             self.idle.set()
+            self.idle = None
         if self.left is not None:
             self.left.set()
             self.left = None
@@ -116,7 +116,8 @@ class Flow:
     async def wait_no_flight(self) -> None:
         """Wait until nothing is in flight."""
         while self.in_flight:
-            self.idle.clear()
+            if self.idle is None:
+                self.idle = asyncio.Event()
             await self.idle.wait()
 
     async def wait_idle(self) -> None:

@@ -62,7 +62,8 @@ async def _serve(settings: Settings) -> int:
     platform = Platform(
         database=database,
         settings=gateway_settings,
-        url=gateway_settings.url.rstrip("/") or f"http://{gateway_settings.host}:{port}",
+        url=gateway_settings.url.rstrip("/")
+        or f"{'https' if gateway_settings.tls_cert_file else 'http'}://{gateway_settings.host}:{port}",
         ui_url=settings.temporal.ui_url.rstrip("/"),
         namespace=settings.temporal.namespace,
         node=gateway_settings.node or f"{socket.gethostname()}:{port}",

@@ -1,7 +1,11 @@
-"""Which enabled module answers a path: patterns of the modules' handlers, indexed by their first two segments."""
+"""Which enabled module answers a path: the patterns of all modules in one tree by segments, shared by all tenants.
+
+A tenant's set is looked at while the tree is walked, so nothing is built anew when it is switched to another version.
+"""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from upgrade_core.descriptors import ModuleDescriptor
 from upgrade_core.paths import literal_prefix, pattern_to_regex
@@ -9,66 +13,147 @@ from upgrade_core.paths import literal_prefix, pattern_to_regex
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One handler of one module."""
+    """One handler of one module.
 
-    fullmatch: "re.Pattern[str]"
+    Attributes:
+        rank: Its place in Okapi's order of trial: the longest literal prefix first, then the module's id, then the order in
+            its descriptor.
+        pattern: As in the descriptor, to be told.
+        delegates_cors: Whether the module answers browsers itself that ask from another origin.
+        rest: What paths must match where the tree alone does not tell; None: it does.
+    """
+
+    rank: tuple[int, str, int]
+    pattern: str
+    rest: "re.Pattern[str] | None"
     methods: frozenset[str]
     any_method: bool
-    prefix: str
-    first: str | None
-    second: str | None
+    delegates_cors: bool
     product: str
     module: str
 
 
-class Matcher:
-    """The handlers of a set of modules; immutable, shared by all tenants that have the same set.
+_Entries = dict[str, dict[str, list[Entry]]]
+"""By product and module."""
 
-    Order of trial is Okapi's: the longest literal prefix first, then the module's id, then the order in its descriptor.
+
+@dataclass(slots=True, eq=False)
+class _Node:
+    """What the segments up to here lead to."""
+
+    literal: "dict[str, _Node]" = field(default_factory=dict)
+    """By the next segment."""
+    variable: "_Node | None" = None
+    """If the next segment is a `{variable}`."""
+    ends: _Entries = field(default_factory=dict)
+    """Handlers of which no segment is left."""
+    tails: _Entries = field(default_factory=dict)
+    """Handlers whose next segment is neither: a regular expression tells."""
+
+
+class Routes:
+    """The handlers of modules.
+
+    Args:
+        multiple: Whether of the interfaces that several modules may provide at once, instead of all others.
     """
 
-    def __init__(self, modules: tuple[ModuleDescriptor, ...]) -> None:
-        entries = [
-            Entry(
-                fullmatch=re.compile(pattern_to_regex(handler.pattern, prefix_match=handler.prefix_match)),
+    def __init__(self, *, multiple: bool = False) -> None:
+        self._type = "multiple" if multiple else "proxy"
+        self._root = _Node()
+        self._modules: dict[str, list[_Entries]] = {}
+
+    def add(self, module: ModuleDescriptor) -> None:
+        """Take the handlers of a module in, instead of what it had before."""
+        self.remove(module.id, module.product)
+        places: list[_Entries] = []
+        handlers = [handler for each in module.provides if each.type == self._type for handler in each.handlers]
+        for number, handler in enumerate(handlers):
+            pattern, prefix_match = handler.pattern, handler.prefix_match
+            place, is_tail = self._place(pattern, prefix_match=prefix_match)
+            entry = Entry(
+                rank=(-len(literal_prefix(pattern)), module.id, number),
+                pattern="".join(char if char.isprintable() else "?" for char in pattern),  # it goes into a header
+                rest=re.compile(pattern_to_regex(pattern, prefix_match=prefix_match)) if is_tail else None,
                 methods=frozenset(handler.methods),
                 any_method="*" in handler.methods,
-                prefix=literal_prefix(handler.pattern),
-                first=_whole_segments(handler.pattern, prefix_match=handler.prefix_match)[0],
-                second=_whole_segments(handler.pattern, prefix_match=handler.prefix_match)[1],
+                delegates_cors=handler.delegates_cors,
                 product=module.product,
                 module=module.id,
             )
-            for module in sorted(modules, key=lambda module: module.id)
-            for interface in module.provides
-            if interface.type == "proxy"
-            for handler in interface.handlers
-        ]
-        entries.sort(key=lambda entry: -len(entry.prefix))
-        self._otherwise = [entry for entry in entries if entry.first is None]
-        self._candidates: dict[tuple[str, str | None], list[Entry]] = {}
-        for first in {entry.first for entry in entries} - {None}:
-            assert first is not None
-            same_first = [entry for entry in entries if entry.first in (None, first)]
-            for second in {entry.second for entry in same_first} | {None}:
-                self._candidates[first, second] = [entry for entry in same_first if entry.second in (None, second)]
+            entries = place.setdefault(module.product, {}).setdefault(module.id, [])
+            entries.append(entry)
+            entries.sort(key=lambda each: each.rank)
+            places.append(place)
+        self._modules[module.id] = places
 
-    def match(self, method: str, path: str) -> Entry | None:
-        """The first entry that answers a request; the path is raw, without its query."""
-        parts = path.split("/", 3)
-        first = parts[1] if len(parts) > 1 else ""
-        second = parts[2] if len(parts) > 2 else None  # noqa: PLR2004
-        candidates = self._candidates.get((first, second))
-        if candidates is None:
-            candidates = self._candidates.get((first, None), self._otherwise)
-        for entry in candidates:
-            if (entry.any_method or method in entry.methods) and entry.fullmatch.fullmatch(path):
-                return entry
-        return None
+    def remove(self, module: str, product: str) -> None:
+        """Know the handlers of a module no more."""
+        for place in self._modules.pop(module, ()):
+            versions = place.get(product, {})
+            versions.pop(module, None)
+            if not versions:
+                place.pop(product, None)
+
+    def __contains__(self, module: str) -> bool:
+        """Whether the handlers of a module are in."""
+        return module in self._modules
+
+    def match(self, bound: Mapping[str, str], method: str, path: str) -> Entry | None:
+        """The first handler that answers a request.
+
+        Args:
+            bound: Product to module: the versions that count.
+            method: Of the request.
+            path: Raw, without query and fragment.
+        """
+        best: Entry | None = None
+        nodes = [self._root]
+        for part in path.split("/"):
+            following: list[_Node] = []
+            for node in nodes:
+                if node.tails:
+                    best = _better(best, node.tails, bound, method, path)
+                if (child := node.literal.get(part)) is not None:
+                    following.append(child)
+                if part and (child := node.variable) is not None:
+                    following.append(child)
+            if not following:
+                return best
+            nodes = following
+        for node in nodes:
+            if node.ends:
+                best = _better(best, node.ends, bound, method, path)
+        return best
+
+    def _place(self, pattern: str, *, prefix_match: bool) -> tuple[_Entries, bool]:
+        """Where a handler is kept, and whether the tree alone does not tell what it matches."""
+        node = self._root
+        parts = pattern.split("/")
+        for number, part in enumerate(parts):
+            if prefix_match and number == len(parts) - 1:
+                return node.tails, True
+            if not prefix_match and part.startswith("{") and part.find("}") == len(part) - 1:
+                if node.variable is None:
+                    node.variable = _Node()
+                node = node.variable
+            elif not prefix_match and ("*" in part or "{" in part):
+                return node.tails, True
+            else:
+                node = node.literal.setdefault(part, _Node())
+        return node.ends, False
 
 
-def _whole_segments(pattern: str, *, prefix_match: bool) -> tuple[str | None, str | None]:
-    """The first two segments that every path of a pattern starts with; None where there is none."""
-    prefix = literal_prefix(pattern)
-    whole = prefix.split("/")[1:] if prefix == pattern and not prefix_match else prefix.split("/")[1:-1]
-    return (whole[0] if whole else None), (whole[1] if len(whole) > 1 else None)
+def _better(best: Entry | None, place: _Entries, bound: Mapping[str, str], method: str, path: str) -> Entry | None:
+    """The first of a place's handlers that answers, if it comes before the best so far."""
+    for product, versions in place.items():
+        module = bound.get(product)
+        if module is None or (entries := versions.get(module)) is None:
+            continue
+        for entry in entries:
+            if best is not None and entry.rank > best.rank:
+                break
+            if (entry.any_method or method in entry.methods) and (entry.rest is None or entry.rest.fullmatch(path)):
+                best = entry
+                break
+    return best

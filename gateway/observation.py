@@ -6,7 +6,7 @@ The data path pays for two clock readings, one small object and a few additions;
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -96,13 +96,17 @@ def about(*, tenant: str = "", job: str = "") -> None:
         current.tenant, current.job = tenant or current.tenant, job or current.job
 
 
-def outgoing(headers: MutableMapping[str, str]) -> None:
-    """The request that is being answered is sent on with these headers; they get its span."""
+def outgoing(chain: str) -> Sequence[tuple[bytes, bytes]]:
+    """The request that is being answered is sent on under this id, and with these headers: its span, if there is one."""
     current = _current.get()
-    if current is not None:
-        current.chain = headers.get(_REQUEST_ID, "")
-        if current.span is not None and current.tracing is not None:
-            current.tracing.put(current.span, headers)
+    if current is None:
+        return ()
+    current.chain = chain
+    if current.span is None or current.tracing is None:
+        return ()
+    headers: dict[str, str] = {}
+    current.tracing.put(current.span, headers)
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def traceparent() -> str:

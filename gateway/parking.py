@@ -2,15 +2,14 @@
 
 import asyncio
 import contextlib
-import select
 
 from aiohttp import web
 
 from gateway.links import Place, Waiter
+from gateway.peers import is_gone
 from gateway.routing import RoutingTable
 from uplift_settings.tree import GatewaySettings
 
-_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 _PROBE = 5.0
 """Seconds between looks whether a parked client, whose body is not read meanwhile, is still there."""
 
@@ -94,15 +93,3 @@ class Parking:
 def has_left(request: web.BaseRequest) -> bool:
     """Whether the client has closed its connection, even if that stands behind bytes that were not read yet."""
     return is_gone(request.transport)
-
-
-def is_gone(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether the other side of a connection has closed it, looked up in the kernel."""
-    if transport is None or transport.is_closing():
-        return True
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return False
-    poll = select.poll()
-    poll.register(sock.fileno(), _GONE)
-    return bool(poll.poll(0))

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from aiohttp import web
 
@@ -80,18 +79,30 @@ class Passage:
 
     Attributes:
         url: Where the module shall reach the gateway.
+        token: That the requester sent; empty without one.
+        pattern: Of the handler that answers.
+        is_invoked: Whether its tenant stands in the path.
+        own_cors: Whether the module itself says who may call it from another origin.
         arrival: Its place among those parked, once it was.
         deadline: When its patience ends, by the loop's clock, once it was parked.
         expired: Whether it may wait no more.
         tried: Instances that did not answer.
         tries: How often an instance was tried.
         sent: How often it may have reached one of them.
+        body: Where it is streamed, and may have to be sent again.
+        whole: Where all of it was here at the first try.
+        may_keep: Whether that is short enough to be sent again.
+        asked: Whether the requester was told to send it.
         only_while_open: The product whose link must still be open when the first byte is sent; None: it goes past a hold.
     """
 
     tenant: str
     target: str
     url: str
+    token: str = ""
+    pattern: str = ""
+    is_invoked: bool = False
+    own_cors: bool = False
     arrival: int | None = None
     deadline: float = 0.0
     expired: bool = False
@@ -99,21 +110,29 @@ class Passage:
     tries: int = 0
     sent: int = 0
     body: Body | None = None
+    whole: bytes | None = None
+    may_keep: bool = True
     asked: bool = False
     only_while_open: str | None = None
 
-    def open_body(self, request: web.BaseRequest, *, repeat_max: int) -> Any:
-        """The body for the next try, or None."""
+    def open_body(self, request: web.BaseRequest, *, repeat_max: int) -> bytes | AsyncIterator[bytes] | None:
+        """The body for the next try: all of it if it is here, else as it comes; or None."""
         was_parked = self.arrival is not None
+        if self.whole is not None:
+            return self.whole
         if self.body is None:
             if not request.body_exists or request.content.at_eof():
                 return None
+            if not was_parked and request.content.is_eof():
+                self.whole = request.content.read_nowait()
+                self.may_keep = len(self.whole) <= repeat_max
+                return self.whole
             if not self.asked:
                 self.asked = True
                 say_continue(request)
             may_repeat = request.method in IDEMPOTENT
             if not was_parked and not may_repeat:
-                return request.content
+                return request.content.iter_any().__aiter__()
             self.body = Body(request, keep=repeat_max if may_repeat else 0)
         return self.body.again(was_parked=was_parked)
 
@@ -125,4 +144,4 @@ class Passage:
 
     def may_repeat(self, request: web.BaseRequest, *, most: int) -> bool:
         """Whether a request that may have reached an instance may be sent again."""
-        return request.method in IDEMPOTENT and self.sent < most and (self.body is None or self.body.is_kept)
+        return request.method in IDEMPOTENT and self.sent < most and self.may_keep and (self.body is None or self.body.is_kept)

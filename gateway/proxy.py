@@ -5,57 +5,34 @@ which it was decided to route it; so after a hold is set, what is not counted ca
 """
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import json
 import logging
 import secrets
-from contextvars import ContextVar
-from dataclasses import replace
-from time import perf_counter
-from typing import Any
 
-import aiohttp
 from aiohttp import hdrs, web
-from multidict import CIMultiDict, CIMultiDictProxy
-from yarl import URL
+from multidict import istr
 
+from gateway.cors import is_preflight, preflight
+from gateway.forwarding import BodyBrokenOff, Forwarding, TooLate, TooSlow
 from gateway.holds import Holds
 from gateway.instances import Instance
 from gateway.links import Exchange, Link, Place, next_arrival
-from gateway.membership import Membership
-from gateway.observation import as_utf8, outgoing, routed
+from gateway.observation import routed
 from gateway.pages import prefers_html
-from gateway.parking import Parking, is_gone
+from gateway.parking import Parking
 from gateway.passage import Passage
 from gateway.platform import Platform
 from gateway.replies import Interruption, closed, held, interrupted, lost, problem
-from gateway.routing import OverlayRoute, RoutingTable
-from upgrade_core.ids import SUPERTENANT
+from gateway.request_ids import RequestIds, is_marked
+from gateway.routing import OverlayRoute
+from gateway.tokens import BadToken, tenant_of, token_of
+from gateway.upstream import BadAnswer, CannotConnect, Closed, UpstreamError
 from upgrade_core.protocol import Availability, Hold, Reply, reply_to
 
-_HOP_BY_HOP = frozenset(
-    [
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ]
-)
-_TENANT = "X-Okapi-Tenant"
-_REQUEST_ID = "X-Okapi-Request-Id"
-_LIFECYCLE = "X-Okapi-Lifecycle"
-_TRACE = "X-Okapi-Trace"
-_WITHOUT_LENGTH = ("GET", "HEAD", "OPTIONS", "TRACE")
+_REQUEST_ID = istr("X-Okapi-Request-Id")
+_LIFECYCLE = istr("X-Okapi-Lifecycle")
+_MODULE = istr("X-Okapi-Module-Id")
 _INVOKE = "/_/invoke/tenant/"
 _OVERLAY = "/_/overlay/"
-_SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _TRIES = 20
 """Instances tried for one request, the same again included, before it is told to come back."""
 NO_ROUTE = "No suitable module found for path and tenant"
@@ -73,26 +50,12 @@ class Proxy:
         self._membership = platform.membership
         self._settings = platform.settings
         self._url = platform.url
-        self._session: aiohttp.ClientSession | None = None
+        self.forwarding = Forwarding(platform)
         self._parking = Parking(table=platform.table, settings=platform.settings)
+        self._follower = platform.follower
+        self._ids = RequestIds()
         self._releasing_lease = False
         self._loop = asyncio.get_running_loop()
-
-    async def open(self) -> None:
-        """Open the pool of connections to instances."""
-        # Idle connections are dropped before the usual module does (Node: 5 s): a POST must not meet a closing one.
-        connector = _Leased(membership=self._membership, table=self._table, limit=0, keepalive_timeout=4, ttl_dns_cache=10)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout),
-            skip_auto_headers=_SKIPPED_AUTO_HEADERS,
-            read_bufsize=self._settings.read_buffer,
-            requote_redirect_url=False,
-        )
-        # The library would send an idempotent request again by itself, unseen by our counts.
-        self._session._retry_connection = False  # noqa: SLF001
 
     def stop_parking(self) -> None:
         """Answer those parked DELAY, and whoever else would have to wait: the gateway is about to stop."""
@@ -100,15 +63,15 @@ class Proxy:
         self._parking.stop()
 
     async def close(self) -> None:
-        """Close it."""
-        if self._session is not None:
-            await self._session.close()
+        """Close the connections to instances."""
+        await self.forwarding.close()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request that is not the admin API's."""
         target = request.raw_path
         if not target.startswith("/"):
             target = request.rel_url.raw_path_qs
+        target = target.partition("#")[0]  # no part of what is asked (RFC 9112, 3.2.1)
         overlay: OverlayRoute | None = None
         tenant: str | None = None
         if target.startswith("/_/"):
@@ -122,18 +85,36 @@ class Proxy:
                 if overlay is None:
                     return problem(404, "No such overlay")
                 tenant = overlay.row.tenant
-        if tenant is None:
-            tenant = tenant_of(request)
+        try:
+            token = token_of(request.headers)
+            if tenant is None:
+                tenant = tenant_of(request.headers, token)
+        except BadToken as error:
+            return problem(400, str(error))
         if tenant not in self._table.tenants:
             return problem(400, f"No such Tenant {tenant}")
-        return await self._through_link(request, tenant, target, overlay)
+        passage = Passage(
+            tenant=tenant,
+            target=target,
+            url=self._url,
+            token=token,
+            is_invoked=request.raw_path.startswith(_INVOKE),
+        )
+        if is_preflight(request) and not self._leaves_preflight(request, passage):
+            return preflight(request)
+        return await self._through_link(request, passage, overlay)
 
-    async def _through_link(
-        self, request: web.BaseRequest, tenant: str, target: str, overlay: OverlayRoute | None
-    ) -> web.StreamResponse:
-        path = target.partition("?")[0]
-        table = self._table
-        passage = Passage(tenant=tenant, target=target, url=self._url)
+    def _leaves_preflight(self, request: web.BaseRequest, passage: Passage) -> bool:
+        """Whether the module itself says who may call it from another origin; then it is asked (Okapi's rule)."""
+        if not passage.is_invoked:
+            return False  # without the tenant in the path nobody knows which module it is about
+        method = request.headers[hdrs.ACCESS_CONTROL_REQUEST_METHOD]
+        entry = self._table.match(passage.tenant, method, passage.target.partition("?")[0])
+        return entry is not None and entry.delegates_cors
+
+    async def _through_link(self, request: web.BaseRequest, passage: Passage, overlay: OverlayRoute | None) -> web.StreamResponse:
+        tenant, path = passage.tenant, passage.target.partition("?")[0]
+        table, chosen = self._table, request.headers.get(_MODULE, "")
         inside: dict[str, OverlayRoute] = {}
         while True:
             if not self._membership.may_route:
@@ -147,10 +128,14 @@ class Proxy:
                 inside = table.inside(overlay)
                 passage.url = f"{self._url}{_OVERLAY}{overlay.row.token}" if inside else self._url
             entry = (
-                table.match_overlay(tenant, inside, request.method, path) if inside else table.match(tenant, request.method, path)
+                table.match_overlay(tenant, inside, request.method, path, chosen=chosen)
+                if inside
+                else table.match(tenant, request.method, path, chosen=chosen)
             )
             if entry is None:
                 return problem(404, NO_ROUTE)
+            passage.pattern = entry.pattern
+            passage.own_cors = entry.delegates_cors and passage.is_invoked
             product, module = entry.product, entry.module
             routed(module, tenant)
             availability = table.availability(module)
@@ -266,17 +251,11 @@ class Proxy:
         chain = request.headers.get(_REQUEST_ID)
         if not chain or self._membership.alone:
             return None
-        ids = [part.partition("/")[0] for part in chain.split(";")]
+        ids, key = [part.partition("/")[0] for part in chain.split(";")], self._follower.key
         for link in (*self._table.links(tenant), *self._table.stars.values()):
-            if link.hold is Hold.DRAINING and any(self._signed(id_[:12], tenant, link.product) == id_ for id_ in ids):
+            if link.hold is Hold.DRAINING and any(is_marked(id_, key, tenant, link.product) for id_ in ids):
                 return link
         return None
-
-    def _signed(self, number: str, tenant: str, product: str) -> str:
-        """A request id that only a replica of this gateway can make."""
-        text = f"{number} {tenant} {product}".encode(errors="surrogateescape")  # a forged one may hold any bytes
-        mark = hashlib.blake2b(text, digest_size=8, key=self._platform.follower.key)
-        return number + mark.hexdigest()
 
     async def _forward(
         self, request: web.BaseRequest, way: Link | OverlayRoute, module: str, passage: Passage
@@ -297,7 +276,7 @@ class Proxy:
         return answered
 
     def _lost(self, product: str, module: str, passage: Passage) -> Interruption:
-        key = self._platform.follower.key
+        key = self._follower.key
         return lost(self._table.pool, tenant=passage.tenant, product=product, module=module, key=key)
 
     async def _attempt(
@@ -310,13 +289,12 @@ class Proxy:
         """
         flow = way.flow
         product = _product(way)
-        number = self._signed(secrets.token_hex(6), passage.tenant, product)
-        exchange = Exchange(number, module, instance.row.id, asyncio.current_task())
+        id_ = self._ids.new(self._follower.key, passage.tenant, product)
+        exchange = Exchange(id_, module, instance.row.id, asyncio.current_task(self._loop))
         flow.enter(exchange)
         instance.in_flight += 1
-        why = Interruption(lifecycle="MISSING", service=product, detail="", tenant=passage.tenant, module=module, certain=False)
         try:
-            return await self._exchange(request, exchange, instance, passage), ""
+            return await self.forwarding.exchange(request, exchange, instance, passage), ""
         except asyncio.CancelledError:
             if not exchange.cut:
                 raise
@@ -324,121 +302,38 @@ class Proxy:
             assert task is not None
             task.uncancel()
             _close_if_begun(request, exchange)
-            return interrupted(request, replace(why, detail="the update went on without this request's answer")), ""
-        except _TooLate:
+            text = "the update went on without this request's answer"
+            why = Interruption(
+                lifecycle="MISSING", service=product, detail=text, tenant=passage.tenant, module=module, certain=False
+            )
+            return interrupted(request, why), ""
+        except TooLate:
             exchange.answered = True  # nothing was sent
             return None, ""
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        except CannotConnect as error:
             exchange.answered = True  # nothing was sent
             return None, f"{instance.row.url} cannot be reached: {error}"
-        except (aiohttp.ClientError, OSError) as error:
+        except (TooSlow, BodyBrokenOff) as error:
             _close_if_begun(request, exchange)
-            fault = "" if passage.client_left(request) else _fault_of(error)
+            answer = problem(408 if isinstance(error, TooSlow) else 400, str(error))
+            answer.force_close()
+            return answer, ""
+        except (UpstreamError, OSError) as error:
+            _close_if_begun(request, exchange)
+            fault = str(error) if isinstance(error, Closed) and not passage.client_left(request) else ""
             if fault and passage.may_repeat(request, most=self._settings.repeat_most):
                 passage.sent += 1
                 return None, fault
             _log.info("%s at %s broke off: %s", module, instance.row.url, str(error) or type(error).__name__)
-            what = "gave no valid answer" if isinstance(error, aiohttp.ClientResponseError) else "broke off before its answer"
+            what = "gave no valid answer" if isinstance(error, BadAnswer) else "broke off before its answer"
             return problem(502, f"{module} {what}; whether the request was carried out is not known"), fault
+        except Exception:
+            _log.exception("%s %s", request.method, module)
+            _close_if_begun(request, exchange)
+            raise
         finally:
             instance.in_flight -= 1
             flow.leave(exchange, now=self._loop.time(), settle=self._settings.settle)
-
-    async def _exchange(
-        self, request: web.BaseRequest, exchange: Exchange, instance: Instance, passage: Passage
-    ) -> web.StreamResponse:
-        assert self._session is not None
-        incoming, target = request.headers, passage.target
-        headers: CIMultiDict[str] = CIMultiDict()
-        _copy_end_to_end(incoming, headers)
-        headers.pop(hdrs.HOST, None)
-        headers.pop(hdrs.EXPECT, None)
-        headers[_TENANT] = passage.tenant
-        headers["X-Okapi-Url"] = passage.url
-        chain = incoming.get(_REQUEST_ID)
-        path = target.partition("?")[0]
-        own = f"{exchange.id}/{path.split('/', 2)[1]}"
-        headers[_REQUEST_ID] = own if chain is None else f"{chain};{own}"
-        outgoing(headers)
-        body = passage.open_body(request, repeat_max=self._settings.repeat_max)
-        if body is None and request.method not in _WITHOUT_LENGTH and hdrs.CONTENT_LENGTH not in headers:
-            headers[hdrs.CONTENT_LENGTH] = "0"
-        _sending.set(passage)
-        begun = perf_counter()
-        async with self._session.request(
-            request.method, URL(instance.row.url + target, encoded=True), headers=headers, data=body, allow_redirects=False
-        ) as upstream:
-            response = _PassedOn(status=upstream.status, reason=upstream.reason)
-            _copy_end_to_end(upstream.headers, response.headers)
-            if self._settings.trace_headers:
-                spent = int((perf_counter() - begun) * 1e6)
-                cut = ".." if len(path) < len(target) else ""
-                told = f"{request.method} {instance.trace}{path}{cut} : {upstream.status} {spent}us"
-                response.headers.add(_TRACE, told)
-            exchange.started = True
-            await response.prepare(request)
-            if request.method != "HEAD":
-                async for chunk in upstream.content.iter_any():
-                    await response.write(chunk)
-            exchange.answered = True
-            await response.write_eof()
-            return response
-
-
-class _TooLate(Exception):
-    """The lease ran out, or the link was held, while the connection was made; nothing was sent."""
-
-
-_sending: ContextVar[Passage] = ContextVar("sending")
-
-
-class _Leased(aiohttp.TCPConnector):
-    """Connections to instances, given out while the lease runs and the link is open, which is looked at before the first byte.
-
-    Making a connection takes time: a request that was let through before an UPDATE must not reach the old version after it.
-    """
-
-    def __init__(self, *, membership: Membership, table: RoutingTable, **options: Any) -> None:
-        super().__init__(**options)
-        self._membership = membership
-        self._table = table
-
-    async def connect(
-        self, req: aiohttp.ClientRequest, traces: "list[Any]", timeout: aiohttp.ClientTimeout
-    ) -> "aiohttp.connector.Connection":
-        connection = await super().connect(req, traces, timeout)
-        passage = _sending.get()
-        product = passage.only_while_open
-        if not self._membership.may_route or (product is not None and self._table.is_held(passage.tenant, product)):
-            connection.release()
-            raise _TooLate
-        return connection
-
-    async def _get(self, key: Any, traces: "list[Any]") -> "aiohttp.connector.Connection | None":
-        """An idle connection, unless the module has just closed it: what was sent on one cannot be called unsent any more."""
-        while (connection := await super()._get(key, traces)) is not None and is_gone(connection.transport):
-            connection.close()
-        return connection
-
-
-class _PassedOn(web.StreamResponse):
-    """An answer with the headers that the module gave it, and no others that describe it."""
-
-    async def _prepare_headers(self) -> None:
-        given = set(self.headers)
-        await super()._prepare_headers()
-        for name in (hdrs.CONTENT_TYPE, hdrs.SERVER):
-            if name not in given:
-                self.headers.popall(name, None)
-
-
-def _copy_end_to_end(source: "CIMultiDictProxy[str]", target: "CIMultiDict[str]") -> None:
-    """Copy all headers but those of one hop: the known ones, and those that `Connection` names."""
-    named = source.getall(hdrs.CONNECTION, None)
-    dropped = _HOP_BY_HOP if named is None else _HOP_BY_HOP | {name.strip().lower() for name in ",".join(named).split(",")}
-    for name, value in source.items():
-        if name.lower() not in dropped:
-            target.add(name, value)
 
 
 def _product(way: Link | OverlayRoute) -> str:
@@ -453,40 +348,7 @@ def _close_if_begun(request: web.BaseRequest, exchange: Exchange) -> None:
         raise asyncio.CancelledError
 
 
-def _fault_of(error: Exception) -> str:
-    """What an instance did if it ended the connection before any byte of an answer; else nothing."""
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "it closed the connection" if isinstance(error.message, str) else ""
-    if isinstance(error, OSError):
-        return f"it broke the connection: {error}"
-    return ""
-
-
 def _fenced(tenant: str) -> Interruption:
     return Interruption(
         lifecycle="DELAY", service="the gateway", detail="this gateway lost its database; try again", tenant=tenant
     )
-
-
-def tenant_of(request: web.BaseRequest) -> str:
-    """The tenant that a request is made for, by its header or token; without either, the supertenant.
-
-    What is no text becomes one that is no tenant's id: those are ASCII, without `?`.
-    """
-    return as_utf8(request.headers.get(_TENANT) or _tenant_of_token(request) or SUPERTENANT)
-
-
-def _tenant_of_token(request: web.BaseRequest) -> str | None:
-    """The `tenant` claim of an unverified token, as Okapi reads it; the auth filter verifies."""
-    token = request.headers.get("X-Okapi-Token")
-    if token is None:
-        token = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ")
-    parts = token.split(".")
-    if len(parts) != 3:  # noqa: PLR2004
-        return None
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (ValueError, RecursionError, binascii.Error):
-        return None
-    found = claims.get("tenant") if isinstance(claims, dict) else None
-    return found if isinstance(found, str) else None

@@ -9,12 +9,10 @@ from typing import Any
 from gateway.instances import Pool
 from gateway.links import Flow, Link, Place
 from gateway.listing import Listing
-from gateway.matching import Entry, Matcher
+from gateway.matching import Entry, Routes
 from gateway.store import EVERY_TENANT, Changed, InstanceRow, OverlayRow, TenantRow, row_of
 from upgrade_core.descriptors import HEALTH, ModuleDescriptor
 from upgrade_core.protocol import Availability, Hold
-
-_MATCHERS_KEPT = 256
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -54,8 +52,10 @@ class RoutingTable:
         """Queues of requests that are being let go, by product."""
         self._leaving: list[Flow] = []
         self._links: dict[tuple[str, str], Link] = {}
-        self._matchers: dict[tuple[str, ...], Matcher] = {}
-        self._by_tenant: dict[str, Matcher] = {}
+        self._routes = Routes()
+        self._chosen = Routes(multiple=True)
+        self._routed: set[str] = set()
+        """Modules whose handlers are looked for: they are, or were, bound or in an overlay."""
 
     def known(self, kind: str) -> Iterable[tuple[str, str]]:
         """Keys of a kind of rows that are in memory."""
@@ -112,14 +112,18 @@ class RoutingTable:
 
     def add_module(self, module: str, text: str) -> None:
         """Know a registered module."""
-        self._matchers.clear()
-        self._by_tenant.clear()
         self.modules[module] = self.listing.add(text).module
         self.texts[module] = text
+        if module in self._routed:
+            self._add_routes(module)
 
     def remove_module(self, module: str) -> None:
         """Know it no more."""
-        self.modules.pop(module, None)
+        known = self.modules.pop(module, None)
+        if known is not None:
+            self._routed.discard(module)
+            self._routes.remove(module, known.product)
+            self._chosen.remove(module, known.product)
         self.texts.pop(module, None)
         self.listing.remove(module)
 
@@ -135,13 +139,13 @@ class RoutingTable:
                 link.wake()  # they waited for an instance of another version
             link.module = module
             link.tell_changed()
-        self._by_tenant.pop(tenant, None)
+        if module is not None:
+            self._route(module)
 
     def forget_tenant(self, tenant: str) -> None:
         """A tenant is gone."""
         self.tenants.pop(tenant, None)
         self.bindings.pop(tenant, None)
-        self._by_tenant.pop(tenant, None)
         for key in [key for key in self._links if key[0] == tenant]:
             link = self._links.pop(key)
             self._leaving.append(link.flow)
@@ -213,12 +217,16 @@ class RoutingTable:
             *self._leaving,
         ]
 
-    def match(self, tenant: str, method: str, path: str) -> Entry | None:
-        """The handler that answers a tenant's request."""
-        matcher = self._by_tenant.get(tenant)
-        if matcher is None:
-            matcher = self._by_tenant[tenant] = self._matcher(self.enabled(tenant))
-        return matcher.match(method, path)
+    def match(self, tenant: str, method: str, path: str, *, chosen: str = "") -> Entry | None:
+        """The handler that answers a tenant's request.
+
+        Args:
+            tenant: Whose versions count.
+            method: Of the request.
+            path: Raw, without query and fragment.
+            chosen: Id of the module that is asked, one of those that provide an interface at once; empty: any other.
+        """
+        return self._match(self.bindings.get(tenant, {}), method, path, chosen)
 
     def inside(self, overlay: OverlayRoute) -> dict[str, OverlayRoute]:
         """What an overlay replaces: its product, and those of the same job that are ready too; nothing once it is an alias."""
@@ -229,10 +237,12 @@ class RoutingTable:
             other.row.product: other for other in self.overlays.values() if other.row.job == row.job and other.row.state == "open"
         }
 
-    def match_overlay(self, tenant: str, inside: dict[str, OverlayRoute], method: str, path: str) -> Entry | None:
+    def match_overlay(
+        self, tenant: str, inside: dict[str, OverlayRoute], method: str, path: str, *, chosen: str = ""
+    ) -> Entry | None:
         """As `match`, with the products of an overlay replaced."""
         bound = self.bindings.get(tenant, {}) | {product: route.row.module for product, route in inside.items()}
-        return self._matcher(tuple(sorted(bound.values()))).match(method, path)
+        return self._match(bound, method, path, chosen)
 
     def availability(self, module: str) -> Availability:
         """Whether an instance of a version answers, as this replica sees it."""
@@ -291,17 +301,25 @@ class RoutingTable:
         if found is None:
             found = self.overlays[row.token] = OverlayRoute(row=row)
         found.row = row
+        self._route(row.module)
         return found
 
-    def _matcher(self, enabled: tuple[str, ...]) -> Matcher:
-        matcher = self._matchers.get(enabled)
-        if matcher is None:
-            if len(self._matchers) >= _MATCHERS_KEPT:
-                self._matchers.clear()
-            matcher = self._matchers[enabled] = Matcher(
-                tuple(self.modules[module] for module in enabled if module in self.modules)
-            )
-        return matcher
+    def _match(self, bound: dict[str, str], method: str, path: str, chosen: str) -> Entry | None:
+        if not chosen:
+            return self._routes.match(bound, method, path)
+        return self._chosen.match({product: module for product, module in bound.items() if module == chosen}, method, path)
+
+    def _route(self, module: str) -> None:
+        """Requests may go to a version from now on."""
+        if module not in self._routed:
+            self._routed.add(module)
+            self._add_routes(module)
+
+    def _add_routes(self, module: str) -> None:
+        known = self.modules.get(module)
+        if known is not None:
+            self._routes.add(known)
+            self._chosen.add(known)
 
 
 def _instance(row: dict[str, Any]) -> InstanceRow:

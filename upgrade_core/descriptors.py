@@ -66,6 +66,7 @@ class Handler:
     pattern: str
     prefix_match: bool = False
     type: str = "request-response"
+    delegates_cors: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,6 +362,7 @@ def _handler(wire: Mapping[str, Any], module_id: str, *, needs_permissions: bool
         pattern=pattern or path or "",
         prefix_match=not pattern,
         type=kind,
+        delegates_cors=bool(wire.get("delegateCORS")),
     )
 
 

@@ -100,6 +100,36 @@ class GatewaySettings(_Group):
         description="Bytes of an admin request's body; whole FOLIO releases fit. Proxied bodies have no limit.",
     )
     read_buffer: int = Field(2**14, ge=1024, description="Bytes buffered per open request before the sender is slowed down.")
+    tls_cert_file: str = Field("", description="PEM file of the certificate, with its chain, shown to requesters. Empty: no TLS.")
+    tls_key_file: str = Field("", description="PEM file of its key. Empty: it is in the same file.")
+    instances_ca_file: str = Field(
+        "", description="PEM file of the authorities whose certificates instances may show (https). Empty: the system's."
+    )
+    connection_keep: Annotated[float, Field(gt=0)] = Field(
+        4.0,
+        description="Seconds that an idle connection to an instance is kept: less than the usual module does (Node: 5 s), since a"
+        " POST must not meet a closing one.",
+    )
+    uri_max: int = Field(8_192, ge=256, description="Bytes of a request's URI; beyond it 414 (Okapi's).")
+    header_max: int = Field(
+        16_384, ge=256, description="Bytes of one header of a request; beyond it 431. Tokens with many permissions are long."
+    )
+    headers_max: int = Field(128, ge=16, description="Headers of a request; beyond it 431. Browsers and proxies send about 30.")
+    idle_timeout: Seconds = Field(
+        75.0,
+        description="Seconds that a requester's connection may be open without the whole head of a request, at first or since the"
+        " last answer; longer than balancers keep theirs (nginx: 60).",
+    )
+    client_timeout: Seconds = Field(
+        60.0,
+        description="Seconds in which a requester neither sends the next bytes of its body nor takes those of its answer, before"
+        " its connection is closed: a slow one keeps a connection of the module, too.",
+    )
+    answer_head_max: int = Field(
+        2**16,
+        ge=1024,
+        description="Bytes of the head of a module's answer, beyond which it is 502: no module may fill the gateway's memory.",
+    )
     connect_timeout: Seconds = Field(5.0, description="Seconds to connect to an instance on the same network.")
     sweep_interval: Seconds = Field(1.0, description="Seconds between looks for jobs that were never started or lost their run.")
     stop_grace: Seconds = Field(

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
@@ -171,8 +171,10 @@ def check_url(url: str) -> None:
         port_fits = parts.port is None or parts.port > 0
     except ValueError:
         port_fits, parts = False, urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or parts.query or parts.fragment:
-        raise ApiError(400, f"url: {url!r} is no http:// or https:// address")
+    is_socket = parts.scheme == "http+unix" and unquote(parts.netloc).startswith("/")
+    is_host = parts.scheme in ("http", "https") and parts.hostname and port_fits
+    if not (is_socket or is_host) or parts.query or parts.fragment:
+        raise ApiError(400, f"url: {url!r} is no http://, https:// or http+unix:// address")
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ApiError(400, f"url: {url!r} has characters that no address has")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.admin.wire import ModuleDescriptorWire
-from gateway.matching import Matcher
+from gateway.matching import Routes
 from tests.folio import FOLIO, RELEASES
 from upgrade_core.descriptors import parse_descriptor
 from upgrade_core.plan import Kind, build_plan
@@ -56,12 +56,14 @@ def test_every_module_can_be_initialised_as_its_descriptor_says(release: list[di
 
 def test_every_handler_is_found_by_a_path_made_from_its_pattern(release: list[dict[str, Any]]) -> None:
     modules = tuple(parse_descriptor(wire) for wire in release)
-    matcher = Matcher(modules)
+    routes, bound = Routes(), {module.product: module.id for module in modules}
+    for module in modules:
+        routes.add(module)
     for module in modules:
         for interface in module.provides:
             for handler in interface.handlers if interface.type == "proxy" else ():
                 for method in handler.methods:
-                    assert matcher.match("GET" if method == "*" else method, _filled(handler.pattern)) is not None
+                    assert routes.match(bound, "GET" if method == "*" else method, _filled(handler.pattern)) is not None
 
 
 INCOMPLETE = "R2-2024-ramsons"

@@ -1,6 +1,7 @@
 """A module that drops out costs its users time, not errors; nothing is carried out twice (requirement A8, protocol)."""
 
 import asyncio
+import re
 import signal
 import subprocess
 import sys
@@ -387,9 +388,18 @@ async def breaker(raw_upstream: Any) -> tuple[Any, list[bytes]]:
         second = await head(reader)
         got.append(second.partition(b" ")[0])
         if b"x-read-all" in second.lower():
-            await reader.readuntil(b"0\r\n\r\n")
+            await body_of(second, reader)
 
     return await raw_upstream(serve), got
+
+
+async def body_of(head: bytes, reader: asyncio.StreamReader) -> None:
+    """Read a request's body, however it is framed: one that the gateway has whole has a length."""
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    if length is None:
+        await reader.readuntil(b"0\r\n\r\n")
+    else:
+        await reader.readexactly(int(length[1]))
 
 
 async def broken_then(site: Any, upstream: Any, breaker: Any, method: str, body: Any, **headers: str) -> tuple[Any, Any, str]:

@@ -4,17 +4,18 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
+from gateway.forwarding import Forwarding, TooLate
 from gateway.holds import Holds
 from gateway.instances import Instance
 from gateway.links import Exchange, Link, Place, next_arrival
 from gateway.passage import Passage
 from gateway.platform import Platform
 from gateway.problems import Problems
-from gateway.proxy import Proxy, _TooLate
+from gateway.proxy import Proxy
 from gateway.store import Changed, Conflict, DatabaseError
+from gateway.upstream import BrokenOff
 
 from .clock import SteppedLoop
 from .stores import Changes, Database, Holdings, Nodes, Outbox, Reports, Wire
@@ -28,22 +29,31 @@ class SimulatedProxy(Proxy):
     def __init__(self, replica: "Replica") -> None:
         super().__init__(platform=replica.platform, holds=replica.holds)
         self._replica = replica
+        self.forwarding = SimulatedForwarding(replica)
 
     async def _park(self, request: Any, place: Place, passage: Passage) -> None:
         number = next_arrival() if passage.arrival is None else passage.arrival
         request.place = (place.hold_id if isinstance(place, Link) else place, number)
         await super()._park(request, place, passage)
 
-    async def _exchange(self, request: Any, exchange: Exchange, instance: Instance, passage: Passage) -> web.StreamResponse:
+
+class SimulatedForwarding(Forwarding):
+    """One try with an instance."""
+
+    def __init__(self, replica: "Replica") -> None:
+        super().__init__(replica.platform)
+        self._replica = replica
+
+    async def exchange(self, request: Any, exchange: Exchange, instance: Instance, passage: Passage) -> web.StreamResponse:
         world = self._replica.world
         world.dispatched(request, exchange)
         await asyncio.sleep(self._replica.latency)
-        if not self._membership.may_route:  # `_Leased` looks at it there
-            raise _TooLate
+        if not self._membership.may_route:  # the real one looks at it there
+            raise TooLate
         arrival = world.arrive(request, exchange)
         try:
             if not await arrival.result:
-                raise aiohttp.ClientPayloadError("reset")  # noqa: TRY301 - as aiohttp does there
+                raise BrokenOff("reset")  # noqa: TRY301 - as the real one does there
         except BaseException:
             arrival.cut_at = world.now
             raise

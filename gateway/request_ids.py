@@ -1,0 +1,32 @@
+"""Ids of requests that only a replica of this gateway can make: by one, a request proves of which other it is a part."""
+
+import hashlib
+from functools import lru_cache
+from itertools import count
+from secrets import randbits
+
+_NUMBER = 12
+"""Hexadecimal digits; in front of the mark."""
+_MARKS_KEPT = 16_384
+"""Tenants times products that are called often."""
+
+
+class RequestIds:
+    """Makes ids: a number, counted on from one taken by chance, and the mark of the tenant and product that are called."""
+
+    def __init__(self) -> None:
+        self._numbers = count(randbits(4 * _NUMBER - 1))
+
+    def new(self, key: bytes, tenant: str, product: str) -> str:
+        """An id for a request of a tenant to a product, under the gateway's key."""
+        return f"{next(self._numbers):0{_NUMBER}x}{_mark(key, tenant, product)}"
+
+
+def is_marked(id_: str, key: bytes, tenant: str, product: str) -> bool:
+    """Whether some replica made an id for a request of a tenant to a product."""
+    return id_[_NUMBER:] == _mark(key, tenant, product)
+
+
+@lru_cache(maxsize=_MARKS_KEPT)
+def _mark(key: bytes, tenant: str, product: str) -> str:
+    return hashlib.blake2b(f"{tenant} {product}".encode(), digest_size=8, key=key).hexdigest()
