@@ -12,7 +12,8 @@ from worker.temporal import WORKFLOWS, workflow_runner
 async def two_versions(stack: Any, dialect: str = "okapi2", **uplift: Any) -> tuple[str, str]:
     tenant, product = await stack.tenant(), stack.product()
     await stack.register(*(stack.descriptor(product, version, dialect=dialect, **uplift) for version in ("1.0.0", "2.0.0")))
-    await stack.install(tenant, f"{product}-1.0.0")
+    job = await stack.install(tenant, f"{product}-1.0.0")
+    assert job["outcome"] == "done", job
     return tenant, product
 
 

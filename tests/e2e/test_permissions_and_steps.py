@@ -78,7 +78,8 @@ async def test_a_new_permissions_module_is_told_of_itself_and_of_what_was_there_
 
 async def test_an_upgrade_is_told_and_a_disable_empties_the_list(stack: Any, told: tuple[str, str]) -> None:
     tenant, product = told
-    await stack.install(tenant, f"{product}-2.0.0")
+    job = await stack.install(tenant, f"{product}-2.0.0")
+    assert job["outcome"] == "done", job
     assert (await seen(stack, tenant))["told"][2:] == [[f"{product}-2.0.0", ["two"]]]
 
     await stack.install(tenant, f"{product}-2.0.0", action="disable")

@@ -767,9 +767,12 @@ async def test_the_password_is_in_no_command_line(db: Database) -> None:
 
 
 def _tools_running() -> list[psutil.Process]:
-    return [
-        process for process in psutil.Process().children(recursive=True) if process.name() in {"pg_dump", "pg_restore", "psql"}
-    ]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while it was looked at
+            if process.name() in {"pg_dump", "pg_restore", "psql"}:
+                found.append(process)
+    return found
 
 
 # Parts that need no server
