@@ -268,6 +268,7 @@ async def test_a_module_is_upgraded_by_a_version_in_between(stack: Any) -> None:
     await stack.until(f"/_/versions/{two}", lambda version: not version["instances"])
 
 
+@pytest.mark.soak
 async def test_when_a_later_upgrade_fails_the_version_in_between_stays_with_its_data(stack: Any) -> None:
     """The copy that is put back is the one that was taken before the failed one (requirement E5)."""
     tenant = await stack.tenant()
@@ -303,6 +304,7 @@ async def test_a_product_goes_and_comes_in_one_job_without_a_check(stack: Any) -
     assert [body["module_to"] for body in await stack.inits(new, tenant)] == [new]
 
 
+@pytest.mark.soak
 async def test_groups_that_no_interface_connects_run_side_by_side(stack: Any) -> None:
     tenant, products = await stack.tenant(), [stack.product() for _ in range(3)]
     await versions(stack, products, "1.0.0")

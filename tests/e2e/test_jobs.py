@@ -41,7 +41,9 @@ def filled(body: Any, product: str) -> Any:
     return {key: value.replace("{p}", product) if isinstance(value, str) else value for key, value in body.items()}
 
 
-@pytest.mark.parametrize("dialect", list(BODIES))
+@pytest.mark.parametrize(
+    "dialect", ["okapi2", *(pytest.param(dialect, marks=pytest.mark.soak) for dialect in BODIES if dialect != "okapi2")]
+)
 async def test_every_kind_of_change_tells_the_module_what_its_dialect_says(stack: Any, dialect: str) -> None:
     """Requirements B1-B4, B8, D1: golden bodies on the wire, from install to purge and back."""
     tenant, product = await stack.tenant(), stack.product()
@@ -99,9 +101,9 @@ async def test_an_install_after_a_purge_starts_from_nothing(stack: Any) -> None:
         ("okapi2", "204", "nothing to do"),
         ("okapi2", "200", "upgraded"),
         ("uplift", "201", "created"),
-        ("uplift", "200", "upgraded"),
+        pytest.param("uplift", "200", "upgraded", marks=pytest.mark.soak),
         ("okapi1", "201", "created"),
-        ("okapi2", "job", "upgraded"),
+        pytest.param("okapi2", "job", "upgraded", marks=pytest.mark.soak),
         ("uplift", "job", "upgraded"),
     ],
 )
@@ -132,7 +134,9 @@ async def test_messages_and_warnings_of_the_module_are_in_the_job(stack: Any) ->
     [
         ("okapi2", "400", "POST request for {m} /_/tenant failed with 400: answers 400 as asked"),
         ("okapi1", "500", "POST request for {m} /_/tenant failed with 500: answers 500 as asked"),
-        ("uplift", "500", "POST request for {m} /_/tenant failed with 500: answers 500 as asked"),
+        pytest.param(
+            "uplift", "500", "POST request for {m} /_/tenant failed with 500: answers 500 as asked", marks=pytest.mark.soak
+        ),
         ("okapi2", "joberror", "Tenant operation failed for module {m}: the job broke"),
         ("uplift", "joberror", "Tenant operation failed for module {m}: the job broke"),
     ],
@@ -321,6 +325,7 @@ async def test_a_run_goes_on_when_the_client_that_waits_for_it_leaves(stack: Any
     assert (ended["status"], await stack.enabled(tenant)) == ("done", [module])
 
 
+@pytest.mark.soak
 async def test_an_abort_in_mid_migration_undoes_it(stack: Any) -> None:
     """Requirement C1: DELETE of a running job."""
     tenant, product = await stack.tenant(), stack.product()

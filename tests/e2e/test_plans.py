@@ -222,24 +222,26 @@ async def permissions_module_comes(stack: Any) -> tuple[list[str], list[tuple[st
     ("case", "query", "left_out"),
     [
         (install, "", set()),
-        (install, "invoke=false", set()),
-        (upgrade, "", set()),
-        (upgrade, "invoke=false", set()),
-        (upgrade, "invoke=nobody-.*", set()),
+        pytest.param(install, "invoke=false", set(), marks=pytest.mark.soak),
+        pytest.param(upgrade, "", set(), marks=pytest.mark.soak),
+        pytest.param(upgrade, "invoke=false", set(), marks=pytest.mark.soak),
+        pytest.param(upgrade, "invoke=nobody-.*", set(), marks=pytest.mark.soak),
         (upgrade_with_everything, "", set()),
         (upgrade_with_everything, "invoke=false", set()),
-        (upgrade_without_tenant_init, "", set()),
-        (upgrade_whose_undo_is_chosen_by_check, "", {Step.SNAPSHOT}),  # there is no data to copy
+        pytest.param(upgrade_without_tenant_init, "", set(), marks=pytest.mark.soak),
+        pytest.param(
+            upgrade_whose_undo_is_chosen_by_check, "", {Step.SNAPSHOT}, marks=pytest.mark.soak
+        ),  # there is no data to copy
         (upgrade_of_data, "", set()),
-        (upgrade_of_data, "undo=module", set()),
+        pytest.param(upgrade_of_data, "undo=module", set(), marks=pytest.mark.soak),
         (disable, "", set()),
-        (disable, "invoke=false", set()),
-        (disable, "purge=true", set()),
+        pytest.param(disable, "invoke=false", set(), marks=pytest.mark.soak),
+        pytest.param(disable, "purge=true", set(), marks=pytest.mark.soak),
         (group_of_two, "", set()),
         (permissions_told, "", set()),
-        (permissions_told, "invoke=false", set()),
-        (permissions_told, "mode=atomic", set()),
-        (permissions_module_comes, "", set()),
+        pytest.param(permissions_told, "invoke=false", set(), marks=pytest.mark.soak),
+        pytest.param(permissions_told, "mode=atomic", set(), marks=pytest.mark.soak),
+        pytest.param(permissions_module_comes, "", set(), marks=pytest.mark.soak),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

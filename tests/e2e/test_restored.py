@@ -118,6 +118,7 @@ async def told(stack: Any, key: str) -> dict[str, Any]:
             await asyncio.sleep(0.1)
 
 
+@pytest.mark.soak
 async def test_a_run_in_mid_init_waits_for_the_right_database_and_goes_on(own: Any) -> None:
     copies = Copies(own)
     tenant, product = await installed(own)

@@ -46,8 +46,8 @@ async def check_nothing_changed(stack: Any, tenant: str, before: str, module: st
     ("module", "fail", "text"),
     [
         ("mod-users-3.0.0", "job", "the migration failed after"),
-        ("mod-users-3.0.0", "500", "failed with 500"),
-        ("mod-users-3.0.0", "400", "failed with 400"),
+        pytest.param("mod-users-3.0.0", "500", "failed with 500", marks=pytest.mark.soak),
+        pytest.param("mod-users-3.0.0", "400", "failed with 400", marks=pytest.mark.soak),
         ("mod-users-2.2.0", "", "check GET /users/count: expected 200, got 500"),
     ],
 )

@@ -49,6 +49,7 @@ async def test_a_synchronous_init_is_not_asked_for_twice_when_the_worker_dies(st
     assert inits[1]["at"] - inits[0]["at"] > 1
 
 
+@pytest.mark.soak
 async def test_a_module_killed_in_mid_migration_is_started_again_and_asked_again(stack: Any) -> None:
     """Its job is gone with it; nobody else uses the instance and it says that it may be asked again."""
     tenant, product, job = await migrating(stack, do="hang", rerunnable=True)

@@ -66,6 +66,7 @@ async def end(process: asyncio.subprocess.Process) -> None:
         assert await process.wait() == 0
 
 
+@pytest.mark.soak
 async def test_an_empty_folder_gets_ready_and_answers(home: Path) -> None:
     process, url = await start(home, "--port", "0")
 

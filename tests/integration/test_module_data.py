@@ -339,8 +339,8 @@ async def test_a_session_that_keeps_coming_back_is_fought(db: Database) -> None:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    assert ended >= 1
+        how = await asyncio.gather(*tasks, return_exceptions=True)
+    assert ended >= 1, how
     assert await db.connection.fetchval("SELECT count(*) FROM small.t") == 3
 
 

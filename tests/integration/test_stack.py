@@ -171,6 +171,7 @@ async def test_an_empty_folder_gets_ready_and_sigterm_leaves_no_process_behind(u
     ]
 
 
+@pytest.mark.soak
 async def test_any_part_that_is_killed_is_started_again(up: Up) -> None:
     await up.start()
     for part in PARTS:

@@ -67,7 +67,7 @@ def bound_to(modules: Iterable[ModuleDescriptor]) -> dict[str, str]:
     return {module.product: module.id for module in modules}
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(SETS, st.data(), st.sampled_from(["GET", "POST", "PUT"]), st.lists(PATHS, min_size=1, max_size=8))
 def test_the_tree_finds_what_trying_everything_finds(
     modules: tuple[ModuleDescriptor, ...], data: st.DataObject, method: str, paths: list[str]
@@ -87,7 +87,7 @@ VERSIONS = st.builds(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(VERSIONS, st.sampled_from(["add", "add", "remove"])), max_size=12), st.data(), PATHS)
 def test_what_was_added_and_removed_is_as_if_it_had_never_been(
     steps: list[tuple[ModuleDescriptor, str]], data: st.DataObject, path: str

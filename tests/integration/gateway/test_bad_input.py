@@ -369,7 +369,7 @@ def members(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str 
 SPOTS = [(route, path) for route, body in sorted(BODIES.items()) for path in members(body)]
 
 
-@settings(EXAMPLES, max_examples=500)
+@settings(EXAMPLES, max_examples=100)
 @given(spot=st.sampled_from(SPOTS), junk=ANY_JSON, more=st.booleans())
 async def test_a_bad_member_is_named(
     target: Target, spot: tuple[tuple[str, str], tuple[str | int, ...]], junk: Any, more: bool
@@ -412,7 +412,7 @@ JUNK_TEXT = st.one_of(
 )
 
 
-@settings(EXAMPLES, max_examples=400)
+@EXAMPLES
 @given(spot=st.sampled_from([(route, name) for route, names in sorted(QUERIES.items()) for name in names]), value=JUNK_TEXT)
 async def test_a_bad_parameter_is_named(target: Target, spot: tuple[tuple[str, str], str], value: str) -> None:
     await target.renew()
@@ -499,7 +499,7 @@ NEWEST = {"routing": "newest"}
 """The gateway would begin jobs by itself."""
 
 
-@settings(EXAMPLES, max_examples=600)
+@settings(EXAMPLES, max_examples=250)
 @given(route=st.sampled_from(sorted(FITTING)), data=st.data())
 async def test_bodies_of_the_right_form_are_taken_or_refused(target: Target, route: tuple[str, str], data: st.DataObject) -> None:
     await target.renew()
@@ -527,7 +527,7 @@ VALUES = {
 """Values that an option takes, and some that it does not; of the others `true`, `false` and some that are not."""
 
 
-@settings(EXAMPLES, max_examples=400)
+@EXAMPLES
 @given(route=st.sampled_from(JOBS), names=st.sets(st.sampled_from([*OPTIONS, "surplus"]), max_size=5), data=st.data())
 async def test_any_options_of_a_job_together_are_taken_or_refused(
     target: Target, route: tuple[str, str], names: set[str], data: st.DataObject
@@ -608,7 +608,7 @@ ASKED = [
 ]
 
 
-@settings(EXAMPLES, max_examples=300)
+@settings(EXAMPLES, max_examples=120)
 @given(asked=st.sampled_from(ASKED), headers=st.dictionaries(st.sampled_from(HEADERS), HEADER_JUNK, min_size=1, max_size=3))
 async def test_headers_of_any_bytes_are_no_error_of_ours(
     target: Target, asked: tuple[str, str, bytes | None], headers: dict[bytes, bytes]
@@ -628,7 +628,7 @@ ROUTES_WITH_VARIABLES = [
 ]
 
 
-@settings(EXAMPLES, max_examples=200)
+@settings(EXAMPLES, max_examples=100)
 @given(
     route=st.sampled_from(ROUTES_WITH_VARIABLES),
     junk=st.text(min_size=1, max_size=30) | st.sampled_from(["\x00", "x" * 3000, "%", "\\", "é"]),

@@ -220,6 +220,7 @@ async def test_a_rolling_replacement_of_real_gateways_fails_no_request(operated:
 
 
 @pytest.mark.usefixtures("several")
+@pytest.mark.soak
 async def test_a_reload_replaces_parent_and_processes_under_load_and_ends_when_that_is_done(
     operated: Start, load: Any, until: Any
 ) -> None:

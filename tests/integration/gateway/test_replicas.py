@@ -534,7 +534,7 @@ async def test_a_hold_outlives_the_replica_that_took_it(
     assert (await waiting).status_code == 200
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["before", "while"])
+@pytest.mark.parametrize("late", [pytest.param(False, marks=pytest.mark.soak), True], ids=["before", "while"])
 async def test_a_switch_whose_replica_died_is_asked_for_again_at_another_and_is_made_once(
     pair: tuple[Replica, Replica], new_upstream: Any, wire: Any, until: Any, name: Any, late: bool
 ) -> None:
@@ -589,7 +589,7 @@ async def parked_is(wired: Wired, replica: Replica, number: int) -> bool:
     return await wired.parked(replica) == number
 
 
-@pytest.mark.parametrize("released", [False, True], ids=["parked", "being released"])
+@pytest.mark.parametrize("released", [pytest.param(False, marks=pytest.mark.soak), True], ids=["parked", "being released"])
 async def test_parked_requests_are_all_answered_when_their_replica_leaves(
     pair: tuple[Replica, Replica], upstream: Any, wire: Any, until: Any, released: bool
 ) -> None:
