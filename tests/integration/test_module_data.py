@@ -324,7 +324,7 @@ async def test_a_session_that_keeps_coming_back_is_fought(db: Database) -> None:
     async def stubborn() -> None:
         nonlocal ended
         while True:
-            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            with contextlib.suppress(Exception):  # whatever a driver makes of a session that was ended
                 async with session(db.dsn, "SELECT * FROM small.t") as connection:
                     started.set()
                     while True:
