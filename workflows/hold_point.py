@@ -64,8 +64,8 @@ class HoldPoint:
         """
         self._decision, self._holding = None, why
         self._note(f"⏸ {why} — uplift resolve {self._job} (retry or skip)")
-        await self._tell_phase("needs_operator", summary="needs operator")
         try:
+            await self._tell_phase("needs_operator", summary="needs operator")
             await workflow.wait_condition(lambda: self._decision is not None, timeout_summary="hold point")
         finally:
             self._holding = ""  # a cancel ends the wait, too: then there is nothing to decide any more

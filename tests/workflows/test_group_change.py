@@ -149,13 +149,20 @@ async def test_a_cancel_while_an_undo_is_at_work_does_not_reach_it(
     assert [name for name in script.calls if name in UNDO_AT["verify"]] == UNDO_AT["verify"]
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["while people are told of it", "when they were told of it"])
 async def test_a_cancel_at_a_hold_point_of_init_is_undone_and_leaves_nothing_to_decide(
-    temporal: Client, script: Any, queue: str, new_id: str
+    temporal: Client, script: Any, queue: str, new_id: str, told: bool
 ) -> None:
     script.answers["init"] = InitState(effect="unknown", errors=("who knows",))
     script.pause = "undo_init"
+    if not told:
+        script.block = "set_phase"
     handle = await start(temporal, queue, new_id)
-    while not (await handle.query(GroupChange.hold_point)).why:
+    if not told:
+        await script.blocked.wait()
+    while not (await handle.query(GroupChange.hold_point)).why or (
+        told and (await handle.describe()).raw_description.pending_activities
+    ):
         await _tick()
     await handle.cancel()
     await script.paused.wait()
