@@ -156,6 +156,7 @@ async def test_a_group_that_fails_leaves_those_before_and_those_after_it_are_not
     assert len(await stack.inits(third, tenant)) == ignore_errors
 
 
+@pytest.mark.soak
 async def test_what_needs_a_module_that_failed_is_not_started_and_the_call_that_waits_is_answered(stack: Any) -> None:
     """Okapi's job waits for ever here: nothing wakes what can never run."""
     tenant, (broken, user, other) = await stack.tenant(), [stack.product() for _ in range(3)]
@@ -176,6 +177,7 @@ async def test_what_needs_a_module_that_failed_is_not_started_and_the_call_that_
     assert await stack.inits(modules[1], tenant) == []
 
 
+@pytest.mark.soak
 async def test_a_provider_is_replaced_by_another_product_while_it_is_required(stack: Any) -> None:
     """Okapi enables the new one beside the old one, whose disable then waits for ever."""
     tenant, (old, new, user) = await stack.tenant(), [stack.product() for _ in range(3)]

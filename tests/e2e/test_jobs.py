@@ -133,12 +133,14 @@ async def test_messages_and_warnings_of_the_module_are_in_the_job(stack: Any) ->
     ("dialect", "do", "text"),
     [
         ("okapi2", "400", "POST request for {m} /_/tenant failed with 400: answers 400 as asked"),
-        ("okapi1", "500", "POST request for {m} /_/tenant failed with 500: answers 500 as asked"),
+        pytest.param(
+            "okapi1", "500", "POST request for {m} /_/tenant failed with 500: answers 500 as asked", marks=pytest.mark.soak
+        ),
         pytest.param(
             "uplift", "500", "POST request for {m} /_/tenant failed with 500: answers 500 as asked", marks=pytest.mark.soak
         ),
         ("okapi2", "joberror", "Tenant operation failed for module {m}: the job broke"),
-        ("uplift", "joberror", "Tenant operation failed for module {m}: the job broke"),
+        pytest.param("uplift", "joberror", "Tenant operation failed for module {m}: the job broke", marks=pytest.mark.soak),
     ],
 )
 async def test_every_bad_outcome_is_undone_and_told(stack: Any, dialect: str, do: str, text: str) -> None:
@@ -306,7 +308,7 @@ async def test_the_binding_routes_answer_when_done_with_the_new_location(stack: 
     assert await stack.enabled(tenant) == []
 
 
-@pytest.mark.parametrize("route", ["install", "modules"])
+@pytest.mark.parametrize("route", [pytest.param("install", marks=pytest.mark.soak), "modules"])
 async def test_a_run_goes_on_when_the_client_that_waits_for_it_leaves(stack: Any, route: str) -> None:
     tenant, product = await stack.tenant(), stack.product()
     module = f"{product}-1.0.0"

@@ -108,6 +108,7 @@ async def test_a_refused_list_undoes_the_change_and_is_named(stack: Any, told: t
     assert await stack.inits(f"{product}-3.0.0", tenant) == []
 
 
+@pytest.mark.soak
 async def test_an_upgraded_permissions_module_is_told_of_all_once_more(stack: Any, told: tuple[str, str]) -> None:
     tenant, product = told
     job = await stack.install(tenant, "mod-permissions-2.0.0")
@@ -117,7 +118,9 @@ async def test_an_upgraded_permissions_module_is_told_of_all_once_more(stack: An
     assert (await seen(stack, tenant))["told"] == [["mod-permissions-2.0.0", of_itself("2.0.0")], *all_]
 
 
-@pytest.mark.parametrize(("end", "outcome"), [("done", "done"), ("failed", "done_with_warnings")])
+@pytest.mark.parametrize(
+    ("end", "outcome"), [pytest.param("done", "done", marks=pytest.mark.soak), ("failed", "done_with_warnings")]
+)
 async def test_a_post_step_works_when_users_are_on_the_new_version_and_the_old_one_is_gone(
     end: str, outcome: str, stack: Any, told: tuple[str, str]
 ) -> None:

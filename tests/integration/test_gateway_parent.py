@@ -135,6 +135,7 @@ async def test_a_child_that_is_killed_costs_its_own_connections_only(site: Site,
     assert "was ended by SIGKILL; it is started again" in site.said
 
 
+@pytest.mark.soak
 async def test_a_rolling_replacement_under_load_fails_no_request(site: Site, load: Any) -> None:
     await site.start(processes=2)
     before = site.living()
@@ -201,7 +202,11 @@ async def test_a_program_that_does_not_work_is_not_run(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"), [("exit", "ended with exit code 1 before it listened"), ("hang", "does not listen after 5 s")]
+    ("fault", "told"),
+    [
+        ("exit", "ended with exit code 1 before it listened"),
+        pytest.param("hang", "does not listen after 5 s", marks=pytest.mark.soak),
+    ],
 )
 async def test_a_successor_that_does_not_get_ready_leaves_the_old_child_where_it_is(
     fault: str, told: str, site: Site, load: Any

@@ -194,6 +194,7 @@ async def test_requests_wait_while_the_gateway_is_started_again(up: Up) -> None:
     assert int(answer.split()[0]) != before
 
 
+@pytest.mark.soak
 async def test_data_and_ports_survive_a_kill_of_everything(up: Up) -> None:
     await up.start()
     ports = up.ports()

@@ -142,9 +142,13 @@ def history_of(path: Path) -> WorkflowHistory:
     return WorkflowHistory.from_json(f"{path.parent.name}/{path.stem}", path.read_text(encoding="utf-8"))
 
 
-async def refused(variant: type) -> str:
-    """The first history of its workflow that a variant does not replay; none: an empty name. Any other failure is raised."""
-    paths = [path for path in HISTORIES if workflow_of(path) == name_of(variant)]
+async def refused(variant: type, *, every: int = 1) -> str:
+    """The first history of its workflow that a variant does not replay; none: an empty name. Any other failure is raised.
+
+    Args:
+        every: Looks only at every so-manieth of them.
+    """
+    paths = [path for path in HISTORIES if workflow_of(path) == name_of(variant)][::every]
     assert paths
     for path in paths:
         result = await replayer(variant).replay_workflow(history_of(path), raise_on_replay_failure=False)
@@ -173,7 +177,7 @@ async def test_the_same_change_behind_a_patch_replays(variant: Any, change: Chan
         for text in (change.old, change.new)
     )
     patched = f'{pad}if workflow.patched("changed"):\n{new}\n{pad}else:\n{old}'
-    assert await refused(variant(change.module, change.old, patched)) == ""
+    assert await refused(variant(change.module, change.old, patched), every=4) == ""
 
 
 def test_every_workflow_has_histories() -> None:

@@ -262,6 +262,7 @@ class Fast(Clock):
         await asyncio.sleep(0)
 
 
+@pytest.mark.soak
 async def test_a_job_of_six_hours_is_followed_and_its_end_seen_within_15_seconds(world: World) -> None:
     """Requirement C4, on a clock that runs faster."""
     _, request = await held(world, how="job", undo=Undo.MODULE)

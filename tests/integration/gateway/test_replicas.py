@@ -429,7 +429,7 @@ async def test_a_replica_that_comes_or_goes_while_it_drains_changes_nothing(
 # Replicas that die
 
 
-@pytest.mark.parametrize("again", [True, False], ids=["restarted", "gone"])
+@pytest.mark.parametrize("again", [pytest.param(True, marks=pytest.mark.soak), False], ids=["restarted", "gone"])
 async def test_what_a_killed_replica_had_sent_is_loose_before_the_link_is_held(
     pair: tuple[Replica, Replica], upstream: Any, wire: Any, until: Any, again: bool
 ) -> None:
@@ -452,7 +452,7 @@ async def test_what_a_killed_replica_had_sent_is_loose_before_the_link_is_held(
     assert (await wired.ask(first)).status_code == 200
 
 
-@pytest.mark.parametrize("again", [True, False], ids=["restarted", "gone"])
+@pytest.mark.parametrize("again", [pytest.param(True, marks=pytest.mark.soak), False], ids=["restarted", "gone"])
 async def test_update_waits_for_a_replica_that_does_not_answer_until_it_is_replaced_or_its_lease_has_ended(
     pair: tuple[Replica, Replica], upstream: Any, wire: Any, until: Any, again: bool
 ) -> None:

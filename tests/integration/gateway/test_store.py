@@ -153,6 +153,7 @@ async def test_users_do_not_notice_that_postgres_restarts_and_the_admin_api_reco
     await site.close()
 
 
+@pytest.mark.soak
 async def test_a_gateway_whose_name_was_taken_while_it_stood_still_ends(own_postgres: Any, gateway_process: Any) -> None:
     """Two processes that take themselves for one replica would be worse than one that has to be started again."""
     first = gateway_process(own_postgres.dsn, node="the-name")
