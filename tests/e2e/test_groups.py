@@ -236,6 +236,7 @@ async def test_what_leaves_with_what_comes_reaches_it(stack: Any) -> None:
     assert f'"id": "{new}"' in called[0]["answer"]
 
 
+@pytest.mark.soak
 async def test_a_member_of_a_group_without_tenant_init_is_reached_by_those_that_have_one(stack: Any) -> None:
     tenant, (provider, user) = await stack.tenant(), [stack.product() for _ in range(2)]
     for number in ("1", "2"):
@@ -289,6 +290,7 @@ async def test_when_a_later_upgrade_fails_the_version_in_between_stays_with_its_
     assert (await stack.ask(tenant, "/users/_version")).json()["version"] in (USERS[1], "2.0.0")
 
 
+@pytest.mark.soak
 async def test_a_product_goes_and_comes_in_one_job_without_a_check(stack: Any) -> None:
     """Each line by itself, in the order that was given: two tenant inits, and neither is taken for the other."""
     tenant, product = await stack.tenant(), stack.product()

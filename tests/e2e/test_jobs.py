@@ -132,7 +132,9 @@ async def test_messages_and_warnings_of_the_module_are_in_the_job(stack: Any) ->
 @pytest.mark.parametrize(
     ("dialect", "do", "text"),
     [
-        ("okapi2", "400", "POST request for {m} /_/tenant failed with 400: answers 400 as asked"),
+        pytest.param(
+            "okapi2", "400", "POST request for {m} /_/tenant failed with 400: answers 400 as asked", marks=pytest.mark.soak
+        ),
         pytest.param(
             "okapi1", "500", "POST request for {m} /_/tenant failed with 500: answers 500 as asked", marks=pytest.mark.soak
         ),
@@ -236,6 +238,7 @@ async def test_nothing_reaches_the_old_version_between_the_end_of_its_draining_a
     assert first_new > init + 1.5
 
 
+@pytest.mark.soak
 async def test_two_tenants_on_two_versions_never_cross_and_the_old_one_leaves_after_the_last(stack: Any) -> None:
     """Requirements A5, B6."""
     product = stack.product()
@@ -278,6 +281,7 @@ async def test_jobs_of_one_tenant_wait_for_each_other(stack: Any) -> None:
     assert ended["modules"][0]["from"] == f"{product}-1.0.0"
 
 
+@pytest.mark.soak
 async def test_a_tenants_modules_are_upgraded_in_one_operation(stack: Any) -> None:
     """Requirement B7."""
     tenant = await stack.tenant()

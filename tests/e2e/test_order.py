@@ -113,7 +113,8 @@ async def test_a_job_that_is_aborted_while_it_waits_for_another_leaves_that_one_
     assert await stack.enabled(tenant) == [new]
 
 
-@pytest.mark.parametrize("tenants", [FEW, pytest.param(MANY, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("tenants", [FEW, MANY])
 async def test_many_tenants_at_once_share_one_deployment_of_the_new_version(stack: Any, tenants: int) -> None:
     """Deployed once, not once for each; the old version goes once, after the last has left (requirement E1)."""
     old, new, names = await two_versions(stack, tenants)

@@ -227,7 +227,7 @@ async def permissions_module_comes(stack: Any) -> tuple[list[str], list[tuple[st
         pytest.param(upgrade, "invoke=false", set(), marks=pytest.mark.soak),
         pytest.param(upgrade, "invoke=nobody-.*", set(), marks=pytest.mark.soak),
         (upgrade_with_everything, "", set()),
-        (upgrade_with_everything, "invoke=false", set()),
+        pytest.param(upgrade_with_everything, "invoke=false", set(), marks=pytest.mark.soak),
         pytest.param(upgrade_without_tenant_init, "", set(), marks=pytest.mark.soak),
         pytest.param(
             upgrade_whose_undo_is_chosen_by_check, "", {Step.SNAPSHOT}, marks=pytest.mark.soak

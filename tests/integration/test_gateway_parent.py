@@ -162,6 +162,7 @@ async def test_a_replacement_asked_for_twice_happens_twice(site: Site) -> None:
     assert site.living() == {site.children()[2]["pid"]}
 
 
+@pytest.mark.soak
 async def test_the_parent_becomes_its_new_program_and_its_children_go_on(site: Site, load: Any) -> None:
     await site.start(processes=2)
     before = site.living()

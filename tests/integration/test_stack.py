@@ -313,6 +313,7 @@ async def test_an_instance_that_died_is_shown_as_down(up: Up) -> None:
     assert Path(row.log) == Path(running.log)
 
 
+@pytest.mark.soak
 async def test_a_second_interrupt_kills(up: Up) -> None:
     await up.start()
     os.kill(up.pids()["worker"], signal.SIGSTOP)

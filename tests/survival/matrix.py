@@ -20,8 +20,8 @@ QUICK = (
     ("temporal", "undo update before"),
     ("postgres", "switch during"),
     ("old-instance", "update during"),
-    ("new-instance", "init during"),
-    ("everything", "undo init from the copy during"),
+    ("new-instance", "switch during"),
+    ("everything", "init during"),
 )
 """What `make test` runs: each component, and each of update, init, switch and undo, at least once."""
 

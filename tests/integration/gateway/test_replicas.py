@@ -631,6 +631,7 @@ async def line(database: str) -> AsyncIterator[Line]:
     await made.stop()
 
 
+@pytest.mark.soak
 async def test_a_replica_that_is_cut_off_from_the_database_fences_itself_and_update_waits_for_just_that(
     pair: tuple[Replica, Replica], line: Line, gateway_process: Any, site_of: Any, upstream: Any, wire: Any, until: Any
 ) -> None:
