@@ -12,6 +12,7 @@ import sys
 import uvloop
 
 from gateway.app import Gateway
+from gateway.garbage import Garbage
 from gateway.membership import Replaced
 from gateway.observation import facts
 from gateway.platform import Platform
@@ -80,6 +81,9 @@ async def _serve(settings: Settings) -> int:
         slot=None if slot is None else int(slot),
     )
     await gateway.open(sock)
+    garbage = Garbage(interval=gateway_settings.collect_interval, slow=gateway_settings.collect_slow)
+    garbage.open()
+    collecting = asyncio.create_task(garbage.run())
     _log.info("gateway listens on %s", platform.url)
     _tell_parent(stop)
     code = 0
@@ -88,6 +92,7 @@ async def _serve(settings: Settings) -> int:
     except (Replaced, Outdated) as error:
         _log.error("%s", error)
         code = 1
+    collecting.cancel()
     await gateway.close(hurry=hurry)
     await database.close()
     if tracing is not None:

@@ -131,6 +131,16 @@ class GatewaySettings(_Group):
         description="Bytes of the head of a module's answer, beyond which it is 502: no module may fill the gateway's memory.",
     )
     connect_timeout: Seconds = Field(5.0, description="Seconds to connect to an instance on the same network.")
+    collect_interval: Seconds = Field(
+        3_600.0,
+        description="Seconds between two looks of the garbage collector through all of memory; nobody is answered during one, for"
+        " about 0.1 s.",
+    )
+    collect_slow: Seconds = Field(
+        0.005,
+        description="Seconds that a look of the garbage collector may take before what it looked through is set aside until the"
+        " next look through all; a few requests' time.",
+    )
     sweep_interval: Seconds = Field(1.0, description="Seconds between looks for jobs that were never started or lost their run.")
     stop_grace: Seconds = Field(
         35.0,
