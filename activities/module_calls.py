@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from urllib.parse import unquote, urlsplit
 
 import httpx
 
 from gateway_client import GatewayClient, Instance
+from upgrade_core.addresses import parse_address
 from upgrade_core.tenant_init import Call
 from uplift_settings.tree import InitSettings
 
@@ -61,15 +61,15 @@ class ModuleCalls:
         return self._client(url, keep=0)
 
     def _client(self, url: str, *, keep: int) -> tuple[httpx.AsyncClient, str]:
-        parts = urlsplit(url)
-        path = unquote(parts.netloc) if parts.scheme == "http+unix" else None
-        client = self._clients.get((path or "", keep))
+        address = parse_address(url)
+        path = address.socket
+        client = self._clients.get((path, keep))
         if client is None:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=keep, keepalive_expiry=3)
-            transport = httpx.AsyncHTTPTransport(limits=limits, uds=path, trust_env=False)
+            transport = httpx.AsyncHTTPTransport(limits=limits, uds=path or None, trust_env=False)
             client = httpx.AsyncClient(transport=transport, timeout=self._timeout, event_hooks=self._hooks, trust_env=False)
-            self._clients[path or "", keep] = client
-        return client, url if path is None else f"http://localhost{parts.path}"
+            self._clients[path, keep] = client
+        return client, f"http://localhost{address.prefix}" if path else url
 
     async def instance(self, module: str, *, prefer: str = "") -> Instance | None:
         """An instance of a version: the preferred one if it is there."""

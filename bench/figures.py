@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
 
 from rich.table import Table
@@ -36,6 +36,31 @@ class Figures:
         for row in self.rows:
             table.add_row(*row)
         return table
+
+
+@dataclass(slots=True)
+class Rounds:
+    """What one way of answering requests showed, a value for each round.
+
+    Attributes:
+        rates: Requests a second.
+        p50: Seconds.
+        p99: Seconds.
+        cpu: Microseconds of CPU a request.
+    """
+
+    rates: list[float] = field(default_factory=list)
+    p50: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def cells(self) -> tuple[str, str, str]:
+        """Rate and latencies as they are shown."""
+        return spread(self.rates), milliseconds(median(self.p50)), milliseconds(median(self.p99))
+
+    def values(self) -> dict[str, object]:
+        """All of it as numbers."""
+        return asdict(self)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

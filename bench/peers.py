@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -15,7 +15,7 @@ from tempfile import mkdtemp
 import psutil
 
 from bench.debian import NoPackages, Programs, unpack
-from bench.figures import Figures, milliseconds, spread
+from bench.figures import Figures, Rounds
 from bench.progress import Progress
 from bench.stack import BenchError, Site
 from tests.ports import free_port
@@ -53,15 +53,19 @@ function done(summary, latency, requests)
     e.connect + e.read + e.write + e.status + e.timeout))
 end
 """
-_BACKEND = """
-daemon off; worker_processes 1; pid {folder}/backend.pid; error_log stderr error;
+_NGINX_HEAD = """
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr error;
 events {{ worker_connections 4000; }}
 http {{
   access_log off; keepalive_requests 1000000000; client_body_buffer_size 64k;
-  client_body_temp_path {folder}/b1; proxy_temp_path {folder}/b2; fastcgi_temp_path {folder}/b3; uwsgi_temp_path {folder}/b4;
-  scgi_temp_path {folder}/b5;
+  client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3; uwsgi_temp_path {folder}/4;
+  scgi_temp_path {folder}/5;
+"""
+_BACKEND = (
+    _NGINX_HEAD
+    + """
   server {{
-    listen 127.0.0.1:{port} backlog=4096; root {folder};
+    listen 127.0.0.1:{port} backlog=4096; root {files};
     location /peer/small/ {{ default_type application/json; return 200 '"{small}"'; }}
     location /peer/large/ {{ default_type application/json; try_files /large =404; }}
     location /peer/post/ {{ default_type application/json; return 200 '""'; }}
@@ -69,13 +73,10 @@ http {{
   }}
 }}
 """
-_NGINX = """
-daemon off; worker_processes 1; pid {folder}/proxy.pid; error_log stderr error;
-events {{ worker_connections 4000; }}
-http {{
-  access_log off; keepalive_requests 1000000000; client_body_buffer_size 64k;
-  client_body_temp_path {folder}/p1; proxy_temp_path {folder}/p2; fastcgi_temp_path {folder}/p3; uwsgi_temp_path {folder}/p4;
-  scgi_temp_path {folder}/p5;
+)
+_NGINX = (
+    _NGINX_HEAD
+    + """
   upstream module {{ server 127.0.0.1:{backend}; keepalive 128; keepalive_requests 1000000000; }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
@@ -86,6 +87,7 @@ http {{
   }}
 }}
 """
+)
 _HAPROXY = """
 global
   nbthread 1
@@ -102,14 +104,6 @@ backend module
   http-reuse always
   server one 127.0.0.1:{backend} maxconn 1000
 """
-
-
-@dataclass
-class _Seen:
-    rates: list[float] = field(default_factory=list)
-    p50: list[float] = field(default_factory=list)
-    p99: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +155,7 @@ class _Load:
     script: Path
     seconds: int
 
-    async def run(self, way: _Way, seen: _Seen, *, method: str, path: str, size: int, connections: int) -> None:
+    async def run(self, way: _Way, seen: Rounds, *, method: str, path: str, size: int, connections: int) -> None:
         """One round."""
         before, _ = way.used()
         process = await asyncio.create_subprocess_exec(
@@ -187,7 +181,7 @@ async def _kinds(ways: Sequence[_Way], load: _Load, progress: Progress, rounds: 
     with progress.of("peers in turns", len(_KINDS) * len(_CONNECTIONS) * rounds * len(ways)) as step:
         for title, method, path, size in _KINDS:
             for connections in _CONNECTIONS:
-                seen = {way: _Seen() for way in ways}
+                seen = {way: Rounds() for way in ways}
                 for _ in range(rounds):
                     for way in ways:
                         await load.run(way, seen[way], method=method, path=path, size=size, connections=connections)
@@ -195,7 +189,7 @@ async def _kinds(ways: Sequence[_Way], load: _Load, progress: Progress, rounds: 
                 for way, each in seen.items():
                     memory = way.used()[1]
                     rows.append((title, str(connections), way.name, *_cells(each, memory)))
-                    values.append({"kind": title, "connections": connections, "way": way.name, "memory": memory, **vars(each)})
+                    values.append({"kind": title, "connections": connections, "way": way.name, "memory": memory, **each.values()})
     return Figures(
         title="Data path against its peers",
         columns=("request", "connections", "", "requests/s", "p50 ms", "p99 ms", "CPU µs/request", "MB"),
@@ -212,7 +206,7 @@ async def _while_busy(
     rows: list[tuple[str, ...]] = []
 
     async def look(name: str) -> None:
-        seen = _Seen()
+        seen = Rounds()
         for _ in range(rounds):
             await load.run(way, seen, method="GET", path="small", size=0, connections=16)
         rows.append((name, *_cells(seen, way.used()[1])))
@@ -237,14 +231,8 @@ async def _while_busy(
     )
 
 
-def _cells(seen: _Seen, memory: int) -> tuple[str, ...]:
-    return (
-        spread(seen.rates),
-        milliseconds(median(seen.p50)),
-        milliseconds(median(seen.p99)),
-        f"{median(seen.cpu):.0f}",
-        f"{memory / 2**20:.0f}" if memory else "",
-    )
+def _cells(seen: Rounds, memory: int) -> tuple[str, ...]:
+    return (*seen.cells(), f"{median(seen.cpu):.0f}", f"{memory / 2**20:.0f}" if memory else "")
 
 
 @contextlib.asynccontextmanager
@@ -253,15 +241,18 @@ async def _ways(site: Site, programs: Programs, folder: Path) -> AsyncIterator[l
     (folder / "large").write_bytes(b'"' + b"l" * (_LARGE - 2) + b'"')
     folder.chmod(0o755)
     backend, nginx, haproxy, two = (free_port() for _ in range(4))
-    (folder / "backend.conf").write_text(_BACKEND.format(folder=folder, port=backend, small="s" * 198))
-    (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, port=nginx, backend=backend, tenant=_TENANT))
+    own = {name: folder / name for name in ("backend", "nginx")}
+    for each in own.values():
+        each.mkdir(mode=0o755)
+    (own["backend"] / "conf").write_text(_BACKEND.format(folder=own["backend"], files=folder, port=backend, small="s" * 198))
+    (own["nginx"] / "conf").write_text(_NGINX.format(folder=own["nginx"], port=nginx, backend=backend, tenant=_TENANT))
     (folder / "haproxy.cfg").write_text(_HAPROXY.format(port=haproxy, backend=backend, tenant=_TENANT))
     gateway = site.processes()["gateway"]
     env = {name: value for name, value in gateway.environ().items() if not name.startswith("UPLIFT_LISTEN")}
     env |= {"UPLIFT_GATEWAY__PORT": str(two), "UPLIFT_GATEWAY__PID_FILE": str(folder / "gateway.pid")}
     commands: dict[str, tuple[int, list[object], dict[str, str]]] = {
-        "backend": (backend, [programs.nginx, "-c", folder / "backend.conf", "-p", folder], programs.env),
-        "nginx": (nginx, [programs.nginx, "-c", folder / "nginx.conf", "-p", folder], programs.env),
+        "backend": (backend, [programs.nginx, "-c", own["backend"] / "conf", "-p", own["backend"]], programs.env),
+        "nginx": (nginx, [programs.nginx, "-c", own["nginx"] / "conf", "-p", own["nginx"]], programs.env),
         "HAProxy": (haproxy, [programs.haproxy, "-db", "-f", folder / "haproxy.cfg"], programs.env),
         _TWO: (two, [sys.executable, "-m", "uplift_cli.main", "gateway", "--processes", "2"], env),
     }

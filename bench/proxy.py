@@ -5,9 +5,8 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
-from bench.figures import Figures, milliseconds, spread
+from bench.figures import Figures, Rounds, spread
 from bench.module import LARGE, SMALL
 from bench.progress import Progress
 from bench.stack import BenchError, Site
@@ -18,12 +17,10 @@ _TENANT = "pilot"
 _KINDS = ((SMALL, "/bench/small", "200 B"), (LARGE, "/bench/large", "100 kB"))
 
 
-@dataclass
-class _Seen:
-    rates: list[float] = field(default_factory=list)
-    p50: list[float] = field(default_factory=list)
-    p99: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
+@dataclass(slots=True)
+class _Rounds(Rounds):
+    """With how many cores others used meanwhile."""
+
     others: list[float] = field(default_factory=list)
 
 
@@ -37,13 +34,14 @@ async def measure(site: Site, progress: Progress, *, quick: bool) -> list[Figure
     with progress.of("proxy and module in turns", len(_KINDS) * 2 * rounds * 2) as step:
         for _, path, name in _KINDS:
             for connections in (1, 16):
-                seen = {way: _Seen() for way in ports}
+                seen = {way: _Rounds() for way in ports}
                 for _ in range(rounds):
                     for way, port in ports.items():
                         await _round(site, seen[way], port=port, path=path, connections=connections, seconds=seconds)
                         step()
                 rows += [_row(name, connections, way, found) for way, found in seen.items()]
-                values += [{"size": name, "connections": connections, "way": way, **vars(found)} for way, found in seen.items()]
+                about = {"size": name, "connections": connections}
+                values += [{**about, "way": way, **found.values()} for way, found in seen.items()]
     return [
         Figures(
             title="Proxy against the module directly",
@@ -55,7 +53,7 @@ async def measure(site: Site, progress: Progress, *, quick: bool) -> list[Figure
     ]
 
 
-async def _round(site: Site, seen: _Seen, *, port: int, path: str, connections: int, seconds: float) -> None:
+async def _round(site: Site, seen: _Rounds, *, port: int, path: str, connections: int, seconds: float) -> None:
     used = site.watch()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.load", str(port), path,
@@ -73,14 +71,12 @@ async def _round(site: Site, seen: _Seen, *, port: int, path: str, connections: 
     seen.others.append(cpu.disturbance)
 
 
-def _row(name: str, connections: int, way: str, seen: _Seen) -> tuple[str, ...]:
+def _row(name: str, connections: int, way: str, seen: _Rounds) -> tuple[str, ...]:
     return (
         name,
         str(connections),
         way,
-        spread(seen.rates),
-        milliseconds(median(seen.p50)),
-        milliseconds(median(seen.p99)),
+        *seen.cells(),
         spread(seen.cpu) if way == "gateway" else "",
         f"{max(seen.others):.2f}",
     )

@@ -17,7 +17,8 @@ from gateway.observation import outgoing
 from gateway.passage import Passage
 from gateway.platform import Platform
 from gateway.tunnel import PROTOCOL, asks_for_upgrade, join
-from gateway.upstream import SWITCHING, Address, Connection, UpstreamError, address_of, connections_of
+from gateway.upstream import SWITCHING, Connection, UpstreamError, address_of, connections_of
+from upgrade_core.addresses import Address
 
 _REQUEST_ID = istr("X-Okapi-Request-Id")
 _WITHOUT_LENGTH = frozenset([hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS, hdrs.METH_TRACE])

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from gateway.instances import Instance, Pool
 from gateway.upstream import Connections, UpstreamError, address_of, connections_of
@@ -62,7 +61,8 @@ class Health:
         async with self._turns_asked:
             try:
                 async with asyncio.timeout(self._settings.health_timeout):
-                    await self._connections.status_of(address_of(url), "" if urlsplit(url).path else "/")
+                    address = address_of(url)
+                    await self._connections.status_of(address, "" if address.prefix else "/")
             except TimeoutError:
                 return f"no answer within {self._settings.health_timeout:g} s"
             except UpstreamError as error:

@@ -1,4 +1,8 @@
-"""Ids of requests that only a replica of this gateway can make: by one, a request proves of which other it is a part."""
+"""Ids of requests, marked by this gateway's key: by one, a request shows that it is part of work for a tenant and product.
+
+The mark is of tenant and product alone. Whoever was shown an id could send it again with its number, too, so a signed number
+would prove no more: what it opens is that tenant's draining link to that product, for what is left of its grace.
+"""
 
 import hashlib
 from functools import lru_cache
@@ -23,7 +27,7 @@ class RequestIds:
 
 
 def is_marked(id_: str, key: bytes, tenant: str, product: str) -> bool:
-    """Whether some replica made an id for a request of a tenant to a product."""
+    """Whether an id has the mark that replicas give to requests of a tenant to a product."""
     return id_[_NUMBER:] == _mark(key, tenant, product)
 
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
@@ -13,6 +12,7 @@ from gateway.admin.wire import DeploymentWire, NodeWire
 from gateway.deploying import NotDeployed
 from gateway.pipelines import TemporalAway
 from gateway.store import Conflict, InstanceRow
+from upgrade_core.addresses import BadAddress, parse_address
 from upgrade_core.descriptors import parse_launch
 from upgrade_core.ids import instance_id
 
@@ -167,16 +167,9 @@ def check_url(url: str) -> None:
         ApiError: 400.
     """
     try:
-        parts = urlsplit(url)
-        port_fits = parts.port is None or parts.port > 0
-    except ValueError:
-        port_fits, parts = False, urlsplit("")
-    is_socket = parts.scheme == "http+unix" and unquote(parts.netloc).startswith("/")
-    is_host = parts.scheme in ("http", "https") and parts.hostname and port_fits
-    if not (is_socket or is_host) or parts.query or parts.fragment:
-        raise ApiError(400, f"url: {url!r} is no http://, https:// or http+unix:// address")
-    if not url.isascii() or not url.isprintable() or " " in url:
-        raise ApiError(400, f"url: {url!r} has characters that no address has")
+        parse_address(url)
+    except BadAddress as error:
+        raise ApiError(400, f"url: {error}") from error
 
 
 async def deploy(call: Call, wire: DeploymentWire, module: str, node: str) -> web.Response:

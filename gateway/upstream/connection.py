@@ -266,9 +266,7 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 text = str(error) if error else "it closed the connection"
                 self._error = BrokenOff(text) if self._received else Closed(text)
-        if self._room is not None:
-            self._room.set_result(None)
-            self._room = None
+        self._give_room()
         self._wake()
         self.closed.set_result(None)
 
@@ -279,9 +277,7 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """There is room again."""
         self._may_write = True
-        if self._room is not None:
-            self._room.set_result(None)
-            self._room = None
+        self._give_room()
         if self.on_room is not None:
             self.on_room()
             self.on_room = None
@@ -355,6 +351,11 @@ class Connection(asyncio.BufferedProtocol):
     def _keep(self, data: bytes) -> None:
         self._chunks.append(data)
         self._size += len(data)
+
+    def _give_room(self) -> None:
+        if self._room is not None:
+            self._room.set_result(None)
+            self._room = None
 
     async def _wait(self) -> None:
         assert self._waiter is None, "one reader at a time"

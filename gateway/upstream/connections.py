@@ -4,59 +4,29 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import unquote, urlsplit
 
 from gateway.tls import instances_tls
 from gateway.upstream.connection import Connection
 from gateway.upstream.errors import CannotConnect
+from upgrade_core.addresses import Address, BadAddress, parse_address
 from uplift_settings.tree import GatewaySettings
 
 _BUFFER = 2**17
 """Bytes read at once: most answers whole."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Address:
-    """Where an instance listens.
-
-    Attributes:
-        host: Name or IP address; empty for a socket in the file system.
-        port: TCP port.
-        socket: Path of a Unix-domain socket; empty for TCP.
-        tls: Whether TLS is spoken.
-        prefix: What every path begins with.
-        authority: What the `Host` header says.
-    """
-
-    host: str
-    port: int
-    socket: str
-    tls: bool
-    prefix: str
-    authority: str
-
-
 @lru_cache(maxsize=4096)
 def address_of(url: str) -> Address:
-    """The address that a registered URL names: `http`, `https`, or `http+unix` with the path of the socket as its host.
+    """The address that a registered URL names; the same object each time, by which connections are kept.
 
     Raises:
         CannotConnect: It names none.
     """
     try:
-        parts = urlsplit(url)
-        tls = parts.scheme == "https"
-        port = parts.port or (443 if tls else 80)
-        if parts.scheme == "http+unix":
-            return Address("", 0, unquote(parts.netloc), tls=False, prefix=parts.path, authority="localhost")
-    except ValueError as error:
-        raise CannotConnect(f"{url} is no address of an instance: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise CannotConnect(f"{url} is no address of an instance: it names no host that is reached by HTTP")
-    prefix, authority = parts.path.rstrip("/"), parts.netloc.rpartition("@")[2]
-    return Address(parts.hostname, port, "", tls=tls, prefix=prefix, authority=authority)
+        return parse_address(url)
+    except BadAddress as error:
+        raise CannotConnect(str(error)) from error
 
 
 class Connections:
