@@ -3,79 +3,78 @@
 import asyncio
 from collections.abc import Sequence
 from email.utils import formatdate
+from functools import lru_cache
 from time import time
 
 from aiohttp import hdrs, web
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
 from gateway.headers import Raw, downwards, lines
-from gateway.upstream import Head
+from gateway.upstream import SWITCHING, Head
 
 _NO_CONTENT = 204
 _NOT_MODIFIED = 304
 _LARGE = 16_384
 """Bytes from which several pieces cost less than a copy of them in one."""
-_UPGRADED = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+_UPGRADED = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
-class Answer(web.StreamResponse):
-    """An answer that is passed on; `prepare`, `write` and `write_eof` as of any of the library's.
+class Answer:
+    """An answer that is passed on: `write` as often as there is something, then `end`. Its head goes with the first of them.
 
     Args:
+        request: That is answered.
         head: Of the module's answer.
-        more: Headers that we add.
         instead: Headers that we say instead of the module.
-        token: The requester's own.
+        besides: Headers that we add, as they are sent.
+        token: The requester's own, which it is not told again; empty without one.
         patience: Seconds that a requester gets to take what was sent.
     """
 
-    def __init__(
-        self, head: Head, *, more: Sequence[Raw] = (), instead: Sequence[Raw] = (), token: bytes = b"", patience: float
-    ) -> None:
-        super().__init__(status=head.status, reason="")  # as it came, which is kept in the head
-        self._of_module = head
-        self._more = more
-        self._patience = patience
-        self._instead = instead
-        self._token = token
-        self._in_chunks = False
-        self._first = b""
+    __slots__ = ("_first", "_in_chunks", "_keep_alive", "_patience", "_request", "_status")
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Frame it; its head is sent together with the first part of the body."""
-        if self.prepared:
-            return None
-        self._req, self._payload_writer = request, request.writer
-        head = self._of_module
-        headers = downwards(head.headers, token=self._token)
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        head: Head,
+        *,
+        instead: Sequence[Raw] = (),
+        besides: bytes = b"",
+        token: str = "",
+        patience: float,
+    ) -> None:
+        self._request = request
+        self._status = head.status
+        self._patience = patience
+        self._in_chunks = False
+        without = {name.lower() for name, _ in instead} if instead else set[bytes]()
+        self._keep_alive = False
+        ours = _UPGRADED if head.status == SWITCHING else self._frame(request, head, without)
+        theirs = downwards(head.headers, token=token.encode("utf-8", "surrogateescape") if token else b"", without=without)
+        if instead:
+            ours += lines(instead)
+        self._first = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (head.status, head.reason, theirs, ours, besides)
+
+    def _frame(self, request: web.BaseRequest, head: Head, without: set[bytes]) -> bytes:
+        """Headers that say where it ends, whether the connection goes on, and when it was."""
         is_new = request.version >= HttpVersion11
         keep_alive = request.keep_alive
+        said = b"" if head.is_dated else b"Date: %b\r\n" % _now()
         if request.method == hdrs.METH_HEAD or head.status == _NOT_MODIFIED:
             pass  # it may tell the length of what it does not hold
         elif head.status == _NO_CONTENT:
-            headers = [header for header in headers if header[0].lower() != b"content-length"]
+            without.add(b"content-length")
         elif head.length is None:
             self._in_chunks = is_new
             keep_alive = keep_alive and is_new
             if is_new:
-                headers.append((b"Transfer-Encoding", b"chunked"))
-        for name, _ in headers:
-            if len(name) == 4 and name.lower() == b"date":  # noqa: PLR2004
-                break
-        else:
-            headers.append((b"Date", _now()))
+                said += b"Transfer-Encoding: chunked\r\n"
         if keep_alive and not is_new:
-            headers.append((b"Connection", b"keep-alive"))
+            said += b"Connection: keep-alive\r\n"
         elif not keep_alive and is_new:
-            headers.append((b"Connection", b"close"))
-        if self._instead:
-            names = {name.lower() for name, _ in self._instead}
-            headers = [*(header for header in headers if header[0].lower() not in names), *self._instead]
-        headers += self._more
+            said += b"Connection: close\r\n"
         self._keep_alive = keep_alive
-        self._first = b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, lines(headers))
-        return self._payload_writer
+        return said
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send a part of the body, and wait while the requester is slow.
@@ -84,52 +83,58 @@ class Answer(web.StreamResponse):
             ConnectionResetError: The requester has left, or is too slow.
         """
         self._send(bytes(data), last=False)
-        assert self._req is not None and self._payload_writer is not None  # noqa: PT018 - prepared
-        transport = self._req.transport
+        transport = self._request.transport
         if transport is None or not transport.get_write_buffer_size():
             return
         try:
             async with asyncio.timeout(self._patience):
-                await self._payload_writer.drain()
+                await self._request.writer.drain()
         except TimeoutError:
             transport.abort()
             raise ConnectionResetError(f"the client took nothing for {self._patience:g} s (gateway.client_timeout)") from None
 
-    def switch(self, request: web.BaseRequest) -> None:
-        """Send the head of an answer that changes the protocol: what is written from now on is not framed."""
-        self._req, self._payload_writer, self._keep_alive = request, request.writer, False
-        headers = [*downwards(self._of_module.headers), *_UPGRADED, *self._more]
-        self._first = b"HTTP/1.1 %d %b\r\n%b\r\n" % (self.status, self._of_module.reason, lines(headers))
-        self._send(b"", last=False)
-
-    async def write_eof(self, data: bytes = b"") -> None:
+    def end(self, data: bytes = b"") -> web.StreamResponse:
         """Send the end of it.
+
+        Returns:
+            What the library is told: that it was sent.
 
         Raises:
             ConnectionResetError: The requester has left.
         """
-        if self._eof_sent:
-            return
         self._send(data, last=True)
-        self._eof_sent = True
+        return _sent(self._status, self._keep_alive)
 
     def _send(self, data: bytes, *, last: bool) -> None:
-        assert self._req is not None
-        transport = self._req.transport
+        transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has left")
-        end = b""
+        start, end = self._first, b""
+        if start:
+            self._first = b""
         if self._in_chunks:
-            start = b"%x\r\n" % len(data) if data else b""
-            end = (b"\r\n" if data else b"") + (b"0\r\n\r\n" if last else b"")
-        else:
-            start = b""
-        if self._first:
-            start, self._first = self._first + start, b""
+            if data:
+                start, end = start + b"%x\r\n" % len(data), b"\r\n"
+            if last:
+                end += b"0\r\n\r\n"
         if len(data) >= _LARGE:
             transport.writelines([part for part in (start, data, end) if part])  # without a copy
         elif start or data or end:
             transport.write(start + data + end)
+
+
+class _Sent(web.StreamResponse):
+    """An answer of which all was sent, and not by the library."""
+
+    def __init__(self, status: int, *, keep_alive: bool) -> None:
+        super().__init__(status=status)
+        self._keep_alive = keep_alive
+        self._eof_sent = True
+
+
+@lru_cache(maxsize=2_000)
+def _sent(status: int, keep_alive: bool) -> _Sent:
+    return _Sent(status, keep_alive=keep_alive)
 
 
 _second, _text = 0, b""

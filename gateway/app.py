@@ -101,7 +101,7 @@ class Gateway:
         self._metrics_port = self._make_metrics_port(slot)
         self._server = Server(
             self._handle,
-            request_factory=self._departure.request_factory(),
+            departure=self._departure,
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
@@ -193,14 +193,19 @@ class Gateway:
         return found
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        path = request.raw_path
-        if path.startswith("/_/") and not path.startswith(_PROXIED):
-            answer = await self._observation.administrative(request, self._admin)
-        else:
-            answer = await self._observation.proxied(request, self._proxy.handle)
-        if not answer.prepared:  # one of our own; those of modules have said it
-            allow(answer, request.headers)
-        return answer
+        path, observation = request.raw_path, self._observation
+        is_admin = path.startswith("/_/") and not path.startswith(_PROXIED)
+        current, status = observation.begin(request), 0
+        try:
+            answer = await (self._admin(request) if is_admin else self._proxy.handle(request, current))
+            status = answer.status
+            if not answer.prepared:  # one of our own; those of modules have said it
+                allow(answer, request.headers)
+                if not is_admin:
+                    observation.replied(answer)
+            return answer
+        finally:
+            observation.end(current, request, status, is_admin=is_admin)
 
     async def _admin(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]

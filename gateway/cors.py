@@ -9,7 +9,7 @@ from gateway.headers import Raw
 _METHODS = "PUT,PATCH,DELETE,GET,POST"
 _EXPOSED = "Location,X-Okapi-Trace,X-Okapi-Token,X-Okapi-Request-Id,X-Okapi-Module-Id,X-Okapi-Lifecycle,Retry-After"
 """Okapi's, and those that say when a service that is interrupted comes back."""
-_VARY = ((b"Vary", b"Origin"),)
+_VARY = b"Vary: Origin\r\n"
 _MAX_AGE = "7200"
 """Seconds that a browser need not ask again (Okapi's)."""
 
@@ -54,9 +54,9 @@ def allow(answer: web.StreamResponse, headers: Mapping[str, str]) -> None:
         answer.headers.add(hdrs.VARY, hdrs.ORIGIN)
 
 
-def allowed_raw(headers: Mapping[str, str]) -> tuple[Sequence[Raw], Sequence[Raw]]:
-    """What is said instead of a module, and what besides."""
+def allowed_raw(headers: Mapping[str, str]) -> tuple[Sequence[Raw], bytes]:
+    """What is said instead of a module, and what besides, as it is sent."""
+    if hdrs.ORIGIN not in headers:
+        return (), b""
     found = allowed(headers)
-    if not found:
-        return (), ()
     return [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in found.items()], _VARY

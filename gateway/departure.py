@@ -6,10 +6,8 @@ already have sent the next request.
 
 import asyncio
 import select
-from collections.abc import Callable
-from functools import partial
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 _LOOK_AGAIN = 0.02
@@ -28,22 +26,6 @@ class Departure:
         self._linger = linger
         self._grace = grace
         self.leaving = False
-
-    def request_factory(self) -> Callable[..., web.BaseRequest]:
-        """Makes the server's requests.
-
-        After one that is answered while we leave, its connection is closed; also after one in chunks: what a requester writes
-        behind the last of them (trailers) the library takes for headers of the next request, which a balancer may send for
-        somebody else.
-        """
-        departure, loop = self, asyncio.get_running_loop()
-
-        class Request(web.BaseRequest):
-            @property
-            def keep_alive(self) -> bool:
-                return super().keep_alive and not departure.leaving and hdrs.TRANSFER_ENCODING not in self.headers
-
-        return partial(Request, loop=loop)
 
     async def wait(self, server: web.Server, *, hurry: asyncio.Event) -> float:
         """Wait until no connection is open, or the time is up.

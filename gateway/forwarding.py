@@ -10,14 +10,13 @@ from multidict import istr
 
 from gateway.answer import Answer
 from gateway.cors import allowed_raw
-from gateway.headers import Raw, lines, upwards
+from gateway.headers import upwards
 from gateway.instances import Instance
 from gateway.links import Exchange
-from gateway.observation import outgoing
-from gateway.passage import Passage
+from gateway.passage import IDEMPOTENT, Passage
 from gateway.platform import Platform
 from gateway.tunnel import PROTOCOL, asks_for_upgrade, join
-from gateway.upstream import SWITCHING, Connection, UpstreamError, address_of, connections_of
+from gateway.upstream import SWITCHING, Connection, Head, UpstreamError, address_of, connections_of
 from upgrade_core.addresses import Address
 
 _REQUEST_ID = istr("X-Okapi-Request-Id")
@@ -70,43 +69,37 @@ class Forwarding:
             ConnectionResetError: The requester has left.
         """
         connections, address = self._connections, address_of(instance.row.url)
-        connection = connections.idle(address)
+        connection = connections.idle(address, may_repeat=request.method in IDEMPOTENT and not request.body_exists)
         if connection is None:
             connection = await connections.connect(address)
-        if not self._may_send(passage):
-            connections.give_back(address, connection)
-            raise TooLate
+            if not self._may_send(passage):
+                connections.give_back(address, connection)
+                raise TooLate
+        settings = self._settings
         sending: asyncio.Task[None] | None = None
         begun = perf_counter()
         try:
-            body = passage.open_body(request, repeat_max=self._settings.repeat_max)
+            body = passage.open_body(request, repeat_max=settings.repeat_max)
             is_head = request.method == hdrs.METH_HEAD
             upgrades = hdrs.UPGRADE in request.headers and asks_for_upgrade(request)
-            head = _head(request, exchange, passage, address, body, upgrades=upgrades)
-            if body is None:
-                connection.begin(head, is_head=is_head, upgrades=upgrades)
-            elif isinstance(body, bytes):
-                connection.begin(head + body, is_head=is_head)
+            start = _head(request, exchange, passage, address, body, upgrades=upgrades)
+            if body is None or isinstance(body, bytes):
+                connection.begin(start + body if body else start, is_head=is_head, upgrades=upgrades)
             else:
-                connection.begin(head, is_head=is_head)
+                connection.begin(start, is_head=is_head)
                 in_chunks = hdrs.CONTENT_LENGTH not in request.headers
-                sending = asyncio.create_task(
-                    _send(connection, body, in_chunks=in_chunks, patience=self._settings.client_timeout)
-                )
-            instead, besides = ((), ()) if passage.own_cors else allowed_raw(request.headers)
+                sending = asyncio.create_task(_send(connection, body, in_chunks=in_chunks, patience=settings.client_timeout))
+            head = await connection.head()
+            instead, besides = ((), b"") if passage.own_cors else allowed_raw(request.headers)
+            if settings.trace_headers:
+                besides += _trace(request, instance, passage, head, begun)
             answer = Answer(
-                await connection.head(),
-                more=(*self._trace(request, instance, passage, connection, begun), *besides),
-                instead=instead,
-                token=passage.token.encode("utf-8", "surrogateescape"),
-                patience=self._settings.client_timeout,
+                request, head, instead=instead, besides=besides, token=passage.token, patience=settings.client_timeout
             )
-            if answer.status == SWITCHING:
+            if head.status == SWITCHING:
                 exchange.started = True
                 await join(request, answer, connection)
-            else:
-                await answer.prepare(request)
-            if not connection.is_complete:
+            elif not connection.is_complete:
                 exchange.started = True
                 await answer.write(connection.take())  # also if it is empty: the head is worth something by itself
                 while not connection.is_complete:
@@ -115,10 +108,9 @@ class Forwarding:
             exchange.answered = True
             if sending is None or sending.done():
                 connections.give_back(address, connection)
-                await answer.write_eof(last)
-                return answer
-            await answer.write_eof(last)
-            if not await self._sees_off(sending, answer.status):
+                return answer.end(last)
+            sent = answer.end(last)
+            if not await self._sees_off(sending, head.status):
                 connection.abort()
         except BaseException:
             connection.abort()
@@ -126,7 +118,7 @@ class Forwarding:
                 sending.cancel()
             raise
         connections.give_back(address, connection)
-        return answer
+        return sent
 
     async def _sees_off(self, sending: "asyncio.Task[None]", status: int) -> bool:
         """Whether all of a request came through whose module answered before its end.
@@ -143,19 +135,17 @@ class Forwarding:
         return False
 
     def _may_send(self, passage: Passage) -> bool:
-        """Looked at before the first byte: making a connection takes time, and an UPDATE may have come meanwhile."""
+        """Looked at before the first byte where a connection was made: that takes time, and an UPDATE may have come meanwhile."""
         product = passage.only_while_open
         return self._membership.may_route and (product is None or not self._table.is_held(passage.tenant, product))
 
-    def _trace(
-        self, request: web.BaseRequest, instance: Instance, passage: Passage, connection: Connection, begun: float
-    ) -> tuple[Raw, ...]:
-        if not self._settings.trace_headers:
-            return ()
-        path, mark, _ = passage.target.partition("?")
-        spent = int((perf_counter() - begun) * 1e6)
-        told = f"{request.method} {instance.trace}{path}{'..' if mark else ''} : {connection.status} {spent}us"
-        return ((b"X-Okapi-Trace", told.encode("utf-8", "surrogateescape")),)
+
+def _trace(request: web.BaseRequest, instance: Instance, passage: Passage, head: Head, begun: float) -> bytes:
+    """The header that says who answered, and in which time, as Okapi does."""
+    spent = int((perf_counter() - begun) * 1e6)
+    dots = ".." if len(passage.path) < len(passage.target) else ""
+    told = f"X-Okapi-Trace: {request.method} {instance.trace}{passage.path}{dots} : {head.status} {spent}us\r\n"
+    return told.encode("utf-8", "surrogateescape")
 
 
 def _head(
@@ -170,10 +160,9 @@ def _head(
     """Request line and headers as the module gets them."""
     incoming, target = request.headers, passage.target
     chain = incoming.get(_REQUEST_ID)
-    path = target.partition("?")[0]
-    own = f"{exchange.id}/{path.split('/', 2)[1]}"
+    own = f"{exchange.id}/{passage.path.split('/', 2)[1]}"
     chain = own if chain is None else f"{chain};{own}"
-    spans = outgoing(chain)
+    spans = passage.current.sent_on(chain)
     token = passage.token
     length = incoming.get(hdrs.CONTENT_LENGTH)
     method = request.method
@@ -192,7 +181,7 @@ def _head(
         f"X-Okapi-request-method: {method}\r\nX-Okapi-Match-Path-Pattern: {passage.pattern}\r\n"
         f"{f'X-Okapi-Token: {token}{_END}' if token else ''}{framing}"
     )
-    theirs = lines(upwards(request.raw_headers, is_token=token != "", ours=spans))
+    theirs = upwards(request.raw_headers, is_token=token != "", ours=spans)
     return ours.encode("utf-8", "surrogateescape") + theirs + b"\r\n"
 
 

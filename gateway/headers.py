@@ -1,6 +1,6 @@
 """Headers that pass the gateway as they came: end to end, without those of one hop or what only we may say (RFC 9110, 7.6.1)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 _HOP_BY_HOP = frozenset(
     [
@@ -53,14 +53,15 @@ _INSIDE = frozenset(
 _NOT_UP = _HOP_BY_HOP | _OURS | _INSIDE
 _NOT_UP_AS_TOKEN = _NOT_UP | {b"authorization"}
 _NOT_DOWN = _HOP_BY_HOP | _INSIDE
+_TOKEN = b"x-okapi-token"
 _SAYS_NOTHING = (b"keep-alive", b"close")
 """Values of `Connection` that name no header."""
 
 Raw = tuple[bytes, bytes]
 
 
-def upwards(headers: Iterable[Raw], *, is_token: bool = False, ours: Sequence[Raw] = ()) -> list[Raw]:
-    """The headers of a request that its module gets, without the length of its body.
+def upwards(headers: Sequence[Raw], *, is_token: bool = False, ours: Sequence[Raw] = ()) -> bytes:
+    """The headers of a request that its module gets, as they are sent, without the length of its body.
 
     Args:
         headers: As they came.
@@ -68,40 +69,42 @@ def upwards(headers: Iterable[Raw], *, is_token: bool = False, ours: Sequence[Ra
         ours: What we say besides; it is instead of what came under the same names.
     """
     dropped = _NOT_UP_AS_TOKEN if is_token else _NOT_UP
-    if ours:
-        names = {name.lower() for name, _ in ours}
-        return [*_end_to_end(headers, dropped | names), *ours]
-    return _end_to_end(headers, dropped)
+    if not ours:
+        return _passing(headers, dropped)
+    return _passing(headers, dropped.union(name.lower() for name, _ in ours)) + lines(ours)
 
 
-def downwards(headers: Iterable[Raw], *, token: bytes = b"") -> list[Raw]:
-    """The headers of an answer that the requester gets.
+def downwards(headers: Sequence[Raw], *, token: bytes = b"", without: Collection[bytes] = ()) -> bytes:
+    """The headers of an answer that the requester gets, as they are sent.
 
     Args:
         headers: As they came.
         token: The requester's own, which it is not told again.
+        without: Names, in small letters, of others that it does not get.
     """
-    kept = _end_to_end(headers, _NOT_DOWN)
     if token:
-        return [header for header in kept if header[1] != token or header[0].lower() != b"x-okapi-token"]
-    return kept
+        headers = [header for header in headers if header[1] != token or header[0].lower() != _TOKEN]
+    return _passing(headers, _NOT_DOWN.union(without) if without else _NOT_DOWN)
 
 
 def lines(headers: Iterable[Raw]) -> bytes:
     """They as they are sent."""
-    return b"".join([name + b": " + value + b"\r\n" for name, value in headers])
+    return b"\r\n".join([*map(b": ".join, headers), b""])
 
 
-def _end_to_end(headers: Iterable[Raw], dropped: frozenset[bytes] | set[bytes]) -> list[Raw]:
-    kept: list[Raw] = []
+def _passing(headers: Sequence[Raw], dropped: frozenset[bytes]) -> bytes:
+    """Those that are end to end and not to be dropped."""
+    kept: list[bytes] = []
     named = b""
     for header in headers:
-        name = header[0].lower()
-        if name not in dropped:
-            kept.append(header)
-        elif name == b"connection":
+        known = header[0].lower()
+        if known not in dropped:
+            kept.append(b": ".join(header))
+        elif known == b"connection":
             named = named + b"," + header[1] if named else header[1]
     if named and named.lower() not in _SAYS_NOTHING:
         tokens = {token.strip().lower() for token in named.split(b",")}
-        kept = [header for header in kept if header[0].lower() not in tokens]
-    return kept
+        if not tokens <= dropped:
+            return _passing(headers, dropped | tokens)
+    kept.append(b"")
+    return b"\r\n".join(kept)

@@ -94,11 +94,11 @@ class Flow:
         """Count a request, in the same turn of the loop as the decision to route it."""
         self.in_flight[exchange.id] = exchange
 
-    def leave(self, exchange: Exchange, *, now: float, settle: float) -> None:
+    def leave(self, exchange: Exchange, *, settle: float) -> None:
         """Count it no more; unanswered it stays loose for `settle` seconds."""
         self.in_flight.pop(exchange.id, None)
         if not exchange.answered:
-            self.loose_until = max(self.loose_until, now + settle)
+            self.loose_until = max(self.loose_until, asyncio.get_running_loop().time() + settle)
         if not self.in_flight and self.idle is not None:
             self.idle.set()
             self.idle = None

@@ -4,7 +4,7 @@ A tenant's set is looked at while the tree is walked, so nothing is built anew w
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from upgrade_core.descriptors import ModuleDescriptor
@@ -35,6 +35,8 @@ class Entry:
 
 _Entries = dict[str, dict[str, list[Entry]]]
 """By product and module."""
+_Asked = tuple[Mapping[str, str], str, str]
+"""The versions that count by product, the method and the path."""
 
 
 @dataclass(slots=True, eq=False)
@@ -107,24 +109,7 @@ class Routes:
             method: Of the request.
             path: Raw, without query and fragment.
         """
-        best: Entry | None = None
-        nodes = [self._root]
-        for part in path.split("/"):
-            following: list[_Node] = []
-            for node in nodes:
-                if node.tails:
-                    best = _better(best, node.tails, bound, method, path)
-                if (child := node.literal.get(part)) is not None:
-                    following.append(child)
-                if part and (child := node.variable) is not None:
-                    following.append(child)
-            if not following:
-                return best
-            nodes = following
-        for node in nodes:
-            if node.ends:
-                best = _better(best, node.ends, bound, method, path)
-        return best
+        return _search(self._root, path.split("/"), 0, None, (bound, method, path))
 
     def _place(self, pattern: str, *, prefix_match: bool) -> tuple[_Entries, bool]:
         """Where a handler is kept, and whether the tree alone does not tell what it matches."""
@@ -144,8 +129,28 @@ class Routes:
         return node.ends, False
 
 
-def _better(best: Entry | None, place: _Entries, bound: Mapping[str, str], method: str, path: str) -> Entry | None:
+def _search(node: _Node, parts: Sequence[str], start: int, best: Entry | None, asked: _Asked) -> Entry | None:
+    """The first handler below a node that answers the segments from one on, if it comes before the best so far."""
+    for number in range(start, len(parts)):
+        if node.tails:
+            best = _better(best, node.tails, asked)
+        part = parts[number]
+        child = node.literal.get(part)
+        variable = node.variable
+        if variable is not None and part:
+            if child is None:
+                child = variable
+            else:
+                best = _search(variable, parts, number + 1, best, asked)
+        if child is None:
+            return best
+        node = child
+    return _better(best, node.ends, asked) if node.ends else best
+
+
+def _better(best: Entry | None, place: _Entries, asked: _Asked) -> Entry | None:
     """The first of a place's handlers that answers, if it comes before the best so far."""
+    bound, method, path = asked
     for product, versions in place.items():
         module = bound.get(product)
         if module is None or (entries := versions.get(module)) is None:

@@ -10,6 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -28,7 +29,7 @@ _LOOK_AGAIN = 0.5
 _BARRIER_BOUNDS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0)
 _TIDY_EVERY = 600
 """Renewals between two tidyings of the tables of replicas and changes."""
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_now: Callable[[], float] = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 """The lease's clock: it goes on while the machine sleeps, as the database's does."""
 
 
@@ -315,10 +316,6 @@ class Membership:
                 _log.exception("following failed, trying again")
                 await asyncio.sleep(_RETRY_MAX)
                 self._behind.set()
-
-
-def _now() -> float:
-    return time.clock_gettime(_CLOCK)
 
 
 def new_generation() -> str:

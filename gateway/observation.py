@@ -6,7 +6,7 @@ The data path pays for two clock readings, one small object and a few additions;
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -26,10 +26,7 @@ _OVERLAY = "/_/overlay/"
 REQUEST_BOUNDS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0)
 """Seconds: a quick answer, a slow one, and how long browsers and gateways wait."""
 _LONGEST_ID = 200
-_UNAVAILABLE = 503
 _ERRORS = 500
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Current:
@@ -40,11 +37,13 @@ class Current:
         chain: The `X-Okapi-Request-Id` that its module gets.
         tenant: Its tenant.
         job: The install job that it is about.
+        began: When it came, by the loop's clock.
     """
 
-    __slots__ = ("_id", "_request", "chain", "job", "module", "span", "tenant", "tracing")
+    __slots__ = ("_id", "_request", "began", "chain", "job", "module", "span", "tenant", "tracing")
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: web.BaseRequest, began: float) -> None:
+        self.began = began
         self._request: web.BaseRequest | None = request
         self._id = self.chain = self.module = self.tenant = self.job = ""
         self.span: Span | None = None
@@ -59,6 +58,15 @@ class Current:
             sent = self._request.headers.get(_REQUEST_ID, "") if self._request is not None else ""
             self._id = sent[-_LONGEST_ID:] or secrets.token_hex(6)
         return self._id
+
+    def sent_on(self, chain: str) -> Sequence[tuple[bytes, bytes]]:
+        """It is sent on under this id, and with these headers: its span, if there is one."""
+        self.chain = chain
+        if self.span is None or self.tracing is None:
+            return ()
+        headers: dict[str, str] = {}
+        self.tracing.put(self.span, headers)
+        return [(name.encode(), value.encode()) for name, value in headers.items()]
 
     def let_go(self) -> None:
         """The request is answered. What goes on in its name, such as a connection that is kept, does not keep it in memory."""
@@ -82,31 +90,11 @@ def facts() -> Mapping[str, str]:
     return {} if current is None else current.facts()
 
 
-def routed(module: str, tenant: str) -> None:
-    """The request that is being answered goes to a module version, now or when it is let go."""
-    current = _current.get()
-    if current is not None:
-        current.module, current.tenant = module, tenant
-
-
 def about(*, tenant: str = "", job: str = "") -> None:
     """The request that is being answered is about a tenant or a job."""
     current = _current.get()
     if current is not None:
         current.tenant, current.job = tenant or current.tenant, job or current.job
-
-
-def outgoing(chain: str) -> Sequence[tuple[bytes, bytes]]:
-    """The request that is being answered is sent on under this id, and with these headers: its span, if there is one."""
-    current = _current.get()
-    if current is None:
-        return ()
-    current.chain = chain
-    if current.span is None or current.tracing is None:
-        return ()
-    headers: dict[str, str] = {}
-    current.tracing.put(current.span, headers)
-    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 def traceparent() -> str:
@@ -152,57 +140,35 @@ class Observation:
         self.delays = {"DELAY": 0, "MISSING": 0}
         """Answers 503 of this gateway itself, by what they promise."""
 
-    async def proxied(self, request: web.BaseRequest, handle: Handler) -> web.StreamResponse:
-        """Answer a request of the data path, and count it."""
-        current = Current(request)
-        _current.set(current)  # a task of its own answers each request
-        if self._tracing is not None:
-            self._begin_span(current, request)
-        began, status = self._clock(), 0
-        try:
-            response = await handle(request)
-            status = response.status
-            if status == _UNAVAILABLE and isinstance(response, web.Response):  # a module's own answer is streamed
-                reply = response.headers.get(_LIFECYCLE)
-                if reply in self.delays:
-                    self.delays[reply] += 1
-            return response
-        finally:
-            served = self.served.get(current.module)
-            if served is None:
-                served = self.served[current.module] = Served()
-            seconds = self._clock() - began
-            served.classes[status // 100] += 1
-            served.timings.add(seconds)
-            if self._access_log or current.span is not None:
-                self._end(current, request, status, seconds)
-            current.let_go()
-
-    async def administrative(self, request: web.BaseRequest, handle: Handler) -> web.StreamResponse:
-        """Answer a request of the admin API, and count it."""
-        current = Current(request)
+    def begin(self, request: web.BaseRequest) -> Current:
+        """A request has come; the task that answers it answers no other."""
+        current = Current(request, self._clock())
         _current.set(current)
         if self._tracing is not None:
-            self._begin_span(current, request)
-        began, status = self._clock(), 0
-        try:
-            response = await handle(request)
-            status = response.status
-            return response
-        finally:
-            seconds = self._clock() - began
-            self.admin.classes[status // 100] += 1
-            self.admin.timings.add(seconds)
-            if self._access_log or current.span is not None:
-                self._end(current, request, status, seconds)
+            current.tracing, current.span = self._tracing, self._tracing.served(request.method, request.headers)
+        return current
+
+    def replied(self, answer: web.StreamResponse) -> None:
+        """The gateway itself answered a request of the data path."""
+        reply = answer.headers.get(_LIFECYCLE)
+        if reply in self.delays:
+            self.delays[reply] += 1
+
+    def end(self, current: Current, request: web.BaseRequest, status: int, *, is_admin: bool) -> None:
+        """A request is answered, or its client has left: then the status is 0."""
+        seconds = self._clock() - current.began
+        served = self.admin if is_admin else self.served.get(current.module)
+        if served is None:
+            served = self.served[current.module] = Served()
+        served.classes[status // 100] += 1
+        served.timings.add(seconds)
+        if self._access_log or current.span is not None:
+            self._tell(current, request, status, seconds)
+        if is_admin:
             _ = current.id  # what goes on in its name is logged under it
-            current.let_go()
+        current.let_go()
 
-    def _begin_span(self, current: Current, request: web.BaseRequest) -> None:
-        assert self._tracing is not None
-        current.tracing, current.span = self._tracing, self._tracing.served(request.method, request.headers)
-
-    def _end(self, current: Current, request: web.BaseRequest, status: int, seconds: float) -> None:
+    def _tell(self, current: Current, request: web.BaseRequest, status: int, seconds: float) -> None:
         path = _shown(request.raw_path)
         if (span := current.span) is not None:
             known = {

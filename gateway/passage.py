@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from gateway.instances import Instance
+from gateway.observation import Current
 from gateway.parking import has_left
 from gateway.replies import say_continue
+from gateway.routing import OverlayRoute
 
 IDEMPOTENT = frozenset(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"])
 """Methods whose requests may be sent again (RFC 9110, 9.2.2)."""
@@ -73,47 +74,55 @@ class Body:
             self._kept.clear()
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
 class Passage:
     """What is known of one request on its way.
 
-    Attributes:
+    Args:
+        tenant: For whom it is made.
+        target: Path and query, as the module gets them.
+        current: By which it is observed.
         url: Where the module shall reach the gateway.
         token: That the requester sent; empty without one.
-        pattern: Of the handler that answers.
-        is_invoked: Whether its tenant stands in the path.
-        own_cors: Whether the module itself says who may call it from another origin.
-        arrival: Its place among those parked, once it was.
-        deadline: When its patience ends, by the loop's clock, once it was parked.
-        expired: Whether it may wait no more.
-        tried: Instances that did not answer.
-        tries: How often an instance was tried.
-        sent: How often it may have reached one of them.
-        body: Where it is streamed, and may have to be sent again.
-        whole: Where all of it was here at the first try.
-        may_keep: Whether that is short enough to be sent again.
-        asked: Whether the requester was told to send it.
-        only_while_open: The product whose link must still be open when the first byte is sent; None: it goes past a hold.
     """
 
-    tenant: str
-    target: str
-    url: str
-    token: str = ""
-    pattern: str = ""
-    is_invoked: bool = False
-    own_cors: bool = False
+    overlay: OverlayRoute | None = None
+    """Through which it came; None: through none."""
+    is_invoked = False
+    """Whether its tenant stands in the path."""
+    pattern = ""
+    """Of the handler that answers."""
+    own_cors = False
+    """Whether the module itself says who may call it from another origin."""
     arrival: int | None = None
-    deadline: float = 0.0
-    expired: bool = False
-    tried: set[Instance] = field(default_factory=set)
-    tries: int = 0
-    sent: int = 0
+    """Its place among those parked, once it was."""
+    deadline = 0.0
+    """When its patience ends, by the loop's clock, once it was parked."""
+    expired = False
+    """Whether it may wait no more."""
+    tried: frozenset[Instance] = frozenset()
+    """Instances that did not answer."""
+    tries = 0
+    """How often an instance was tried."""
+    sent = 0
+    """How often it may have reached one of them."""
     body: Body | None = None
+    """Where it is streamed, and may have to be sent again."""
     whole: bytes | None = None
-    may_keep: bool = True
-    asked: bool = False
+    """Where all of it was here at the first try."""
+    may_keep = True
+    """Whether that is short enough to be sent again."""
+    asked = False
+    """Whether the requester was told to send it."""
     only_while_open: str | None = None
+    """The product whose link must still be open when the first byte is sent; None: it goes past a hold."""
+
+    def __init__(self, *, tenant: str, target: str, current: Current, url: str, token: str) -> None:
+        self.tenant = tenant
+        self.target = target
+        self.path = target.partition("?")[0]
+        self.current = current
+        self.url = url
+        self.token = token
 
     def open_body(self, request: web.BaseRequest, *, repeat_max: int) -> bytes | AsyncIterator[bytes] | None:
         """The body for the next try: all of it if it is here, else as it comes; or None."""

@@ -16,7 +16,7 @@ from gateway.forwarding import BodyBrokenOff, Forwarding, TooLate, TooSlow
 from gateway.holds import Holds
 from gateway.instances import Instance
 from gateway.links import Exchange, Link, Place, next_arrival
-from gateway.observation import routed
+from gateway.observation import Current
 from gateway.pages import prefers_html
 from gateway.parking import Parking
 from gateway.passage import Passage
@@ -66,55 +66,13 @@ class Proxy:
         """Close the connections to instances."""
         await self.forwarding.close()
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest, current: Current) -> web.StreamResponse:
         """Answer a request that is not the admin API's."""
-        target = request.raw_path
-        if not target.startswith("/"):
-            target = request.rel_url.raw_path_qs
-        target = target.partition("#")[0]  # no part of what is asked (RFC 9112, 3.2.1)
-        overlay: OverlayRoute | None = None
-        tenant: str | None = None
-        if target.startswith("/_/"):
-            if target.startswith(_INVOKE):
-                tenant, _, target = target[len(_INVOKE) :].partition("/")
-                target = "/" + target
-            elif target.startswith(_OVERLAY):
-                token, _, target = target[len(_OVERLAY) :].partition("/")
-                overlay = self._table.overlays.get(token)
-                target = "/" + target
-                if overlay is None:
-                    return problem(404, "No such overlay")
-                tenant = overlay.row.tenant
-        try:
-            token = token_of(request.headers)
-            if tenant is None:
-                tenant = tenant_of(request.headers, token)
-        except BadToken as error:
-            return problem(400, str(error))
-        if tenant not in self._table.tenants:
-            return problem(400, f"No such Tenant {tenant}")
-        passage = Passage(
-            tenant=tenant,
-            target=target,
-            url=self._url,
-            token=token,
-            is_invoked=request.raw_path.startswith(_INVOKE),
-        )
-        if is_preflight(request) and not self._leaves_preflight(request, passage):
-            return preflight(request)
-        return await self._through_link(request, passage, overlay)
-
-    def _leaves_preflight(self, request: web.BaseRequest, passage: Passage) -> bool:
-        """Whether the module itself says who may call it from another origin; then it is asked (Okapi's rule)."""
-        if not passage.is_invoked:
-            return False  # without the tenant in the path nobody knows which module it is about
-        method = request.headers[hdrs.ACCESS_CONTROL_REQUEST_METHOD]
-        entry = self._table.match(passage.tenant, method, passage.target.partition("?")[0])
-        return entry is not None and entry.delegates_cors
-
-    async def _through_link(self, request: web.BaseRequest, passage: Passage, overlay: OverlayRoute | None) -> web.StreamResponse:
-        tenant, path = passage.tenant, passage.target.partition("?")[0]
-        table, chosen = self._table, request.headers.get(_MODULE, "")
+        passage = self._accept(request, current)
+        if not isinstance(passage, Passage):
+            return passage
+        table, tenant, path, overlay = self._table, passage.tenant, passage.path, passage.overlay
+        chosen = request.headers.get(_MODULE, "")
         inside: dict[str, OverlayRoute] = {}
         while True:
             if not self._membership.may_route:
@@ -137,25 +95,27 @@ class Proxy:
             passage.pattern = entry.pattern
             passage.own_cors = entry.delegates_cors and passage.is_invoked
             product, module = entry.product, entry.module
-            routed(module, tenant)
-            availability = table.availability(module)
+            current.module, current.tenant = module, tenant
+            availability = table.pool.availability(module)
             if product in inside:
-                place: Link | OverlayRoute = inside[product]
+                way: Link | OverlayRoute = inside[product]
+                place: Place = way
                 reply = reply_to(Hold.OPEN, availability)
                 gate = None
             else:
-                place = gate = table.stars.get(product) or table.link(tenant, product)
+                way = table.link(tenant, product)
+                place = gate = table.stars.get(product) or way
                 if overlay is not None and inside and gate.hold is not Hold.OPEN and gate.job == overlay.row.job:
                     text = f"{product} is part of the same update and not ready yet"
                     return interrupted(request, held(gate, tenant=tenant, lifecycle="MISSING", detail=text))
                 reply = gate.reply(availability)
-            if reply is Reply.PASS or (gate is not None and gate.hold is Hold.DRAINING and self._descends(request, tenant)):
+            passes = reply is Reply.PASS
+            if passes or (gate is not None and gate.hold is Hold.DRAINING and self._descends(request, tenant)):
                 if availability is Availability.UP:
                     if passage.arrival is None and (queue := table.releasing.get(product)) is not None:
                         await self._queue_up(request, queue, passage)
                         continue
-                    way = place if gate is None else table.link(tenant, product)
-                    passage.only_while_open = product if reply is Reply.PASS and gate is not None else None
+                    passage.only_while_open = product if passes and gate is not None else None
                     if (answered := await self._forward(request, way, module, passage)) is not None:
                         return answered
                     continue
@@ -178,6 +138,49 @@ class Proxy:
                 return interrupted(request, self._lost(product, module, passage))
             await self._park(request, place, passage)
 
+    def _accept(self, request: web.BaseRequest, current: Current) -> Passage | web.Response:
+        """What a request is about, or the answer to one that is about nothing."""
+        target = request.raw_path
+        if not target.startswith("/"):
+            target = request.rel_url.raw_path_qs
+        target = target.partition("#")[0]  # no part of what is asked (RFC 9112, 3.2.1)
+        overlay: OverlayRoute | None = None
+        tenant: str | None = None
+        is_invoked = False
+        if target.startswith("/_/"):
+            if target.startswith(_INVOKE):
+                tenant, _, target = target[len(_INVOKE) :].partition("/")
+                target, is_invoked = "/" + target, True
+            elif target.startswith(_OVERLAY):
+                secret, _, target = target[len(_OVERLAY) :].partition("/")
+                overlay = self._table.overlays.get(secret)
+                target = "/" + target
+                if overlay is None:
+                    return problem(404, "No such overlay")
+                tenant = overlay.row.tenant
+        try:
+            token = token_of(request.headers)
+            if tenant is None:
+                tenant = tenant_of(request.headers, token)
+        except BadToken as error:
+            return problem(400, str(error))
+        if tenant not in self._table.tenants:
+            return problem(400, f"No such Tenant {tenant}")
+        passage = Passage(tenant=tenant, target=target, current=current, url=self._url, token=token)
+        if is_invoked or overlay is not None:
+            passage.is_invoked, passage.overlay = is_invoked, overlay
+        if is_preflight(request) and not self._leaves_preflight(request, passage):
+            return preflight(request)
+        return passage
+
+    def _leaves_preflight(self, request: web.BaseRequest, passage: Passage) -> bool:
+        """Whether the module itself says who may call it from another origin; then it is asked (Okapi's rule)."""
+        if not passage.is_invoked:
+            return False  # without the tenant in the path nobody knows which module it is about
+        method = request.headers[hdrs.ACCESS_CONTROL_REQUEST_METHOD]
+        entry = self._table.match(passage.tenant, method, passage.path)
+        return entry is not None and entry.delegates_cors
+
     async def _descend_elsewhere(
         self, request: web.BaseRequest, gate: Link, link: Link, module: str, passage: Passage
     ) -> web.StreamResponse | None:
@@ -188,10 +191,12 @@ class Proxy:
         guard = Exchange(secrets.token_hex(6), "", "", None, answered=True)
         link.flow.enter(guard)
         try:
-            if await self._holds.lets_through(gate) and (draining is gate or await self._holds.lets_through(draining)):
+            passes = await self._holds.lets_through(gate) and (draining is gate or await self._holds.lets_through(draining))
+            if passes and self._membership.may_route:
+                passage.only_while_open = None
                 return await self._forward(request, link, module, passage)
         finally:
-            link.flow.leave(guard, now=self._loop.time(), settle=0)
+            link.flow.leave(guard, settle=0)
         return None
 
     async def _wait_for_lease(self, request: web.BaseRequest, passage: Passage) -> None:
@@ -261,79 +266,88 @@ class Proxy:
         self, request: web.BaseRequest, way: Link | OverlayRoute, module: str, passage: Passage
     ) -> web.StreamResponse | None:
         """Send a request to an instance; None: it may be sent again, and all that stands in its way is to be looked at anew."""
-        pool = self._table.pool
+        pool, product = self._table.pool, _product(way)
         instance = pool.choose(module, passage.tried) or pool.choose(module)
         if instance is None:
             return None
         passage.tries += 1
         if passage.tries > _TRIES:
-            return interrupted(request, self._lost(_product(way), module, passage))
-        passage.tried.add(instance)
-        times_seen = instance.times_seen
-        answered, fault = await self._attempt(request, way, module, instance, passage)
-        if fault:
-            pool.drop(instance, times_seen=times_seen, why=fault)
-        return answered
-
-    def _lost(self, product: str, module: str, passage: Passage) -> Interruption:
-        key = self._follower.key
-        return lost(self._table.pool, tenant=passage.tenant, product=product, module=module, key=key)
-
-    async def _attempt(
-        self, request: web.BaseRequest, way: Link | OverlayRoute, module: str, instance: Instance, passage: Passage
-    ) -> tuple[web.StreamResponse | None, str]:
-        """One try with one instance.
-
-        Returns:
-            The answer, or None if the request may be sent again; and what the instance did wrong, or nothing.
-        """
-        flow = way.flow
-        product = _product(way)
+            return interrupted(request, self._lost(product, module, passage))
+        flow, times_seen, fault = way.flow, instance.times_seen, ""
         id_ = self._ids.new(self._follower.key, passage.tenant, product)
         exchange = Exchange(id_, module, instance.row.id, asyncio.current_task(self._loop))
         flow.enter(exchange)
         instance.in_flight += 1
         try:
-            return await self.forwarding.exchange(request, exchange, instance, passage), ""
-        except asyncio.CancelledError:
-            if not exchange.cut:
+            return await self.forwarding.exchange(request, exchange, instance, passage)
+        except BaseException as error:
+            found = self._instead(request, error, exchange, instance, product, passage)
+            if found is None:
                 raise
-            task = asyncio.current_task()
-            assert task is not None
-            task.uncancel()
-            _close_if_begun(request, exchange)
-            text = "the update went on without this request's answer"
-            why = Interruption(
-                lifecycle="MISSING", service=product, detail=text, tenant=passage.tenant, module=module, certain=False
-            )
-            return interrupted(request, why), ""
-        except TooLate:
-            exchange.answered = True  # nothing was sent
-            return None, ""
-        except CannotConnect as error:
-            exchange.answered = True  # nothing was sent
-            return None, f"{instance.row.url} cannot be reached: {error}"
-        except (TooSlow, BodyBrokenOff) as error:
-            _close_if_begun(request, exchange)
-            answer = problem(408 if isinstance(error, TooSlow) else 400, str(error))
-            answer.force_close()
-            return answer, ""
-        except (UpstreamError, OSError) as error:
-            _close_if_begun(request, exchange)
-            fault = str(error) if isinstance(error, Closed) and not passage.client_left(request) else ""
-            if fault and passage.may_repeat(request, most=self._settings.repeat_most):
-                passage.sent += 1
-                return None, fault
-            _log.info("%s at %s broke off: %s", module, instance.row.url, str(error) or type(error).__name__)
-            what = "gave no valid answer" if isinstance(error, BadAnswer) else "broke off before its answer"
-            return problem(502, f"{module} {what}; whether the request was carried out is not known"), fault
-        except Exception:
-            _log.exception("%s %s", request.method, module)
-            _close_if_begun(request, exchange)
-            raise
+            passage.tried |= {instance}
+            answer, fault = found
+            return answer
         finally:
             instance.in_flight -= 1
-            flow.leave(exchange, now=self._loop.time(), settle=self._settings.settle)
+            flow.leave(exchange, settle=self._settings.settle)
+            if fault:
+                pool.drop(instance, times_seen=times_seen, why=fault)
+
+    def _instead(
+        self,
+        request: web.BaseRequest,
+        error: BaseException,
+        exchange: Exchange,
+        instance: Instance,
+        product: str,
+        passage: Passage,
+    ) -> tuple[web.Response | None, str] | None:
+        """What comes of a try that brought no answer.
+
+        Returns:
+            The answer, or None if the request may be sent again; and what the instance did wrong, or nothing. None: the
+            error is nobody's whom it could be told to.
+        """
+        module = exchange.module
+        match error:
+            case asyncio.CancelledError() if exchange.cut:
+                task = asyncio.current_task()
+                assert task is not None
+                task.uncancel()
+                _close_if_begun(request, exchange)
+                text = "the update went on without this request's answer"
+                why = Interruption(
+                    lifecycle="MISSING", service=product, detail=text, tenant=passage.tenant, module=module, certain=False
+                )
+                return interrupted(request, why), ""
+            case TooLate():
+                exchange.answered = True  # nothing was sent
+                return None, ""
+            case CannotConnect():
+                exchange.answered = True  # nothing was sent
+                return None, f"{instance.row.url} cannot be reached: {error}"
+            case TooSlow() | BodyBrokenOff():
+                _close_if_begun(request, exchange)
+                answer = problem(408 if isinstance(error, TooSlow) else 400, str(error))
+                answer.force_close()
+                return answer, ""
+            case UpstreamError() | OSError():
+                _close_if_begun(request, exchange)
+                fault = str(error) if isinstance(error, Closed) and not passage.client_left(request) else ""
+                if fault and passage.may_repeat(request, most=self._settings.repeat_most):
+                    passage.sent += 1
+                    return None, fault
+                _log.info("%s at %s broke off: %s", module, instance.row.url, str(error) or type(error).__name__)
+                what = "gave no valid answer" if isinstance(error, BadAnswer) else "broke off before its answer"
+                return problem(502, f"{module} {what}; whether the request was carried out is not known"), fault
+            case Exception():
+                _log.error("%s %s", request.method, module, exc_info=error)
+                _close_if_begun(request, exchange)
+        return None
+
+    def _lost(self, product: str, module: str, passage: Passage) -> Interruption:
+        key = self._follower.key
+        return lost(self._table.pool, tenant=passage.tenant, product=product, module=module, key=key)
 
 
 def _product(way: Link | OverlayRoute) -> str:

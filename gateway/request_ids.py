@@ -9,8 +9,8 @@ from functools import lru_cache
 from itertools import count
 from secrets import randbits
 
-_NUMBER = 12
-"""Hexadecimal digits; in front of the mark."""
+_DIGITS = 12
+"""Hexadecimal digits of the number, in front of the mark."""
 _MARKS_KEPT = 16_384
 """Tenants times products that are called often."""
 
@@ -19,16 +19,16 @@ class RequestIds:
     """Makes ids: a number, counted on from one taken by chance, and the mark of the tenant and product that are called."""
 
     def __init__(self) -> None:
-        self._numbers = count(randbits(4 * _NUMBER - 1))
+        self._numbers = count(randbits(4 * _DIGITS - 1))
 
     def new(self, key: bytes, tenant: str, product: str) -> str:
         """An id for a request of a tenant to a product, under the gateway's key."""
-        return f"{next(self._numbers):0{_NUMBER}x}{_mark(key, tenant, product)}"
+        return f"{next(self._numbers):012x}{_mark(key, tenant, product)}"
 
 
 def is_marked(id_: str, key: bytes, tenant: str, product: str) -> bool:
     """Whether an id has the mark that replicas give to requests of a tenant to a product."""
-    return id_[_NUMBER:] == _mark(key, tenant, product)
+    return id_[_DIGITS:] == _mark(key, tenant, product)
 
 
 @lru_cache(maxsize=_MARKS_KEPT)

@@ -27,7 +27,7 @@ async def join(request: web.BaseRequest, answer: Answer, connection: Connection)
         UpstreamError: The module's side broke.
         ConnectionResetError: The requester's did.
     """
-    answer.switch(request)
+    await answer.write(b"")
     request.protocol.set_parser(cast(Any, _Towards(connection, request)))  # what it takes is named after its only use so far
     while part := await connection.read():
         await answer.write(part)

@@ -14,6 +14,7 @@ from gateway.upstream.errors import BadAnswer, BrokenOff, CannotConnect, Closed,
 SWITCHING = 101
 _FINAL = 200
 _WITHOUT_BODY = (204, 304)
+_LOOKED_AT = frozenset([b"content-length", b"transfer-encoding", b"date"])
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +27,7 @@ class Head:
         headers: Names and values as they came, in their order.
         length: Bytes of the body that follows, if it was told.
         chunked: Whether the body comes in chunks.
+        is_dated: Whether the headers tell its date.
     """
 
     status: int
@@ -33,6 +35,7 @@ class Head:
     headers: list[tuple[bytes, bytes]]
     length: int | None
     chunked: bool
+    is_dated: bool
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -43,6 +46,41 @@ class Connection(asyncio.BufferedProtocol):
         high: Bytes of an answer kept before the instance has to wait, if they are not taken; besides those of two buffers.
         head_max: Bytes of an answer's head at most.
     """
+
+    __slots__ = (
+        "_buffer",
+        "_busy",
+        "_chunked",
+        "_chunks",
+        "_coded",
+        "_complete",
+        "_error",
+        "_head",
+        "_head_max",
+        "_headers",
+        "_high",
+        "_is_dated",
+        "_is_head",
+        "_is_raw",
+        "_is_reading",
+        "_keeps",
+        "_length",
+        "_loop",
+        "_may_write",
+        "_parser",
+        "_probe",
+        "_reason",
+        "_received",
+        "_room",
+        "_size",
+        "_transport",
+        "_until_end",
+        "_upgrades",
+        "_waiter",
+        "closed",
+        "idle_since",
+        "on_room",
+    )
 
     def __init__(self, *, buffer: memoryview, high: int, head_max: int) -> None:
         self._buffer = buffer
@@ -60,21 +98,20 @@ class Connection(asyncio.BufferedProtocol):
         self._may_write = True
         self._is_reading = True
         self._busy = False
-        self._reset(is_head=False)
+        self._reset(is_head=False, upgrades=False)
         self.on_room: Callable[[], None] | None = None
         """Called once, when there is room again."""
         self.idle_since = 0.0
         """When it was last given back, by the loop's clock."""
 
-    def _reset(self, *, is_head: bool) -> None:
+    def _reset(self, *, is_head: bool, upgrades: bool) -> None:
         self._is_head = is_head
-        self._upgrades = False
+        self._upgrades = upgrades
         self._head: Head | None = None
         self._reason = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._length: int | None = None
-        self._chunked = False
-        self._coded = False
+        self._chunked = self._is_dated = self._coded = False
         self._until_end = False
         self._is_raw = False
         self._complete = False
@@ -85,11 +122,17 @@ class Connection(asyncio.BufferedProtocol):
 
     # What the pool and the proxy call.
 
-    @property
-    def is_gone(self) -> bool:
-        """Whether the instance has closed it, also if the event loop has not heard of that yet."""
+    def is_gone(self, tick: float = -1.0) -> bool:
+        """Whether the instance has closed it, also if the event loop has not heard of that yet.
+
+        Args:
+            tick: The kernel need not be asked about a connection that was in use at this time of the loop's clock, whose ticks
+                are milliseconds.
+        """
         transport = self._transport
-        return transport is None or transport.is_closing() or (self._probe is not None and bool(self._probe.poll(0)))
+        if transport is None or transport.is_closing():
+            return True
+        return self.idle_since != tick and self._probe is not None and bool(self._probe.poll(0))
 
     def begin(self, head: bytes, *, is_head: bool, upgrades: bool = False) -> None:
         """Send the head of a request, and perhaps its body with it.
@@ -102,12 +145,12 @@ class Connection(asyncio.BufferedProtocol):
         Raises:
             CannotConnect: The connection is gone; nothing was sent.
         """
-        if self._transport is None or self._transport.is_closing():
+        transport = self._transport
+        if transport is None or transport.is_closing():
             raise CannotConnect("the connection was closed")
-        self._reset(is_head=is_head)
-        self._upgrades = upgrades
+        self._reset(is_head=is_head, upgrades=upgrades)
         self._busy = True
-        self._transport.write(head)
+        transport.write(head)
 
     def write(self, data: bytes) -> None:
         """Send a part of the body; a lost connection is told by `drain` and `head`."""
@@ -145,7 +188,7 @@ class Connection(asyncio.BufferedProtocol):
         while self._head is None:
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            await self._news()
         return self._head
 
     def take(self) -> bytes:
@@ -183,7 +226,7 @@ class Connection(asyncio.BufferedProtocol):
                 return b""
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            await self._news()
         return self.take()
 
     def fail(self, error: Exception) -> None:
@@ -222,35 +265,35 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes of an answer."""
         data, behind = self._buffer[:nbytes], self._size > 0
-        self._take_in(data, nbytes)
+        if self._is_raw:
+            self._keep(bytes(data))
+        elif not self._busy or self._complete:
+            self.fail(BadAnswer("it sent what was not asked for"))  # else it would be taken for the answer to the next request
+        else:
+            self._received += nbytes
+            try:
+                self._parser.feed_data(data)
+            except (HttpParserUpgrade, HttpParserCallbackError, HttpParserError) as error:
+                self._stopped(error, data)
+            if self._is_head and self._complete:
+                self._parser = HttpResponseParser(self)  # llhttp cannot be told that no body follows
+            if self._head is None and self._received > self._head_max:
+                self.fail(self._too_large())
+        self._wake()
         if behind and self._size > self._high and self._is_reading and self._transport is not None and self._error is None:
             self._is_reading = False  # who takes what came before the next comes need not be waited for
             self._transport.pause_reading()
 
-    def _take_in(self, data: memoryview, nbytes: int) -> None:
-        if self._is_raw:
-            self._keep(bytes(data))
-            self._wake()
-            return
-        if not self._busy or self._complete:
-            self.fail(BadAnswer("it sent what was not asked for"))  # else it would be taken for the answer to the next request
-            return
-        self._received += nbytes
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
+    def _stopped(self, error: Exception, data: memoryview) -> None:
+        """The parser has stopped: the protocol changes, or what came is no answer."""
+        if isinstance(error, HttpParserUpgrade):
             self._is_raw = True
-            if rest := data[upgrade.args[0] :]:
+            if rest := data[error.args[0] :]:
                 self._keep(bytes(rest))
-        except HttpParserCallbackError as error:
-            self.fail(error.__context__ if isinstance(error.__context__, UpstreamError) else BadAnswer(str(error)))
-        except HttpParserError as error:
+        elif isinstance(error, HttpParserCallbackError) and isinstance(error.__context__, UpstreamError):
+            self.fail(error.__context__)
+        else:
             self.fail(BadAnswer(str(error)))
-        if self._is_head and self._complete:
-            self._parser = HttpResponseParser(self)  # llhttp cannot be told that no body follows
-        if self._head is None and self._received > self._head_max:
-            self.fail(self._too_large())
-        self._wake()
 
     def eof_received(self) -> bool:
         """It will say no more."""
@@ -300,11 +343,15 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._headers.append((name, value))
         name = name.lower()
+        if name not in _LOOKED_AT:
+            return
         if name == b"content-length":
             self._length = int(value)
         elif name == b"transfer-encoding":
             self._chunked = True
             self._coded = self._coded or value.strip().lower() != b"chunked"
+        else:
+            self._is_dated = True
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -319,7 +366,7 @@ class Connection(asyncio.BufferedProtocol):
             raise self._too_large()  # it came at once, with its end
         if self._coded:
             raise BadAnswer("its body has a transfer coding other than chunked")
-        self._head = Head(status, self._reason, self._headers, self._length, self._chunked)
+        self._head = Head(status, self._reason, self._headers, self._length, self._chunked, self._is_dated)
         has_none = self._is_head or status in _WITHOUT_BODY
         self._until_end = not has_none and self._length is None and not self._chunked and status != SWITCHING
         if self._is_head:
@@ -336,7 +383,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_message_complete(self) -> None:
         """The answer is whole; an interim one is forgotten."""
         if self._head is None:
-            self._reason, self._headers, self._length, self._chunked = b"", [], None, False
+            self._reason, self._headers, self._length, self._chunked, self._is_dated = b"", [], None, False, False
         elif not self._complete and self._head.status != SWITCHING:
             self._keeps = self._parser.should_keep_alive()
             self._complete = True
@@ -357,14 +404,13 @@ class Connection(asyncio.BufferedProtocol):
             self._room.set_result(None)
             self._room = None
 
-    async def _wait(self) -> None:
-        assert self._waiter is None, "one reader at a time"
+    def _news(self) -> "asyncio.Future[None]":
+        """Done when something happens; for one reader at a time."""
+        assert self._waiter is None or self._waiter.done(), "one reader at a time"
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

@@ -55,12 +55,18 @@ class Connections:
         self._all: set[Connection] = set()
         self._closing = False
 
-    def idle(self, address: Address) -> Connection | None:
-        """An idle connection that the instance has not closed, the one that was used last; None: there is none."""
+    def idle(self, address: Address, *, may_repeat: bool) -> Connection | None:
+        """An idle connection that the instance has not closed, the one that was used last; None: there is none.
+
+        Args:
+            address: Of the instance.
+            may_repeat: Whether what is to be sent can be sent again; then one that was in use a moment ago is taken unseen.
+        """
         waiting = self._idle.get(address)
+        tick = self._loop.time() if may_repeat else -1.0
         while waiting:
             connection = waiting.pop()
-            if not connection.is_gone:
+            if not connection.is_gone(tick):
                 return connection
             connection.abort()  # what was sent on it could not be called unsent any more
         return None
@@ -131,7 +137,7 @@ class Connections:
         """Close those that were idle for too long, and those that the other side closed."""
         before = self._loop.time() - self._keep
         for address, waiting in list(self._idle.items()):
-            while waiting and (waiting[0].idle_since <= before or waiting[0].is_gone):
+            while waiting and (waiting[0].idle_since <= before or waiting[0].is_gone()):
                 waiting.popleft().abort()
             if not waiting:
                 del self._idle[address]

@@ -10,6 +10,7 @@ from gateway.forwarding import Forwarding, TooLate
 from gateway.holds import Holds
 from gateway.instances import Instance
 from gateway.links import Exchange, Link, Place, next_arrival
+from gateway.observation import Current
 from gateway.passage import Passage
 from gateway.platform import Platform
 from gateway.problems import Problems
@@ -134,7 +135,7 @@ class Replica:
     def ask(self, tenant: str, product: str, **more: Any) -> Asked:
         asked = Asked(len(self.world.requests), self, tenant, product, **more)
         self.world.requests.append(asked)
-        asked.task = self.loop.create_task(self.proxy.handle(asked))
+        asked.task = self.loop.create_task(self.proxy.handle(asked, Current(asked, began=0.0)))
 
         def answered(task: "asyncio.Task[web.StreamResponse]") -> None:
             if task.cancelled():

@@ -12,6 +12,7 @@ import uvloop
 from aiohttp import web
 
 from gateway.departure import Departure
+from gateway.server import Server
 
 FOLDER = Path(os.environ["UPLIFT_TEST_FOLDER"])
 FACTS = {
@@ -47,7 +48,7 @@ async def main() -> None:
     if (FOLDER / "exit").exists():
         sys.exit("this release is broken")
     departure = Departure(linger=2.0, grace=20.0)
-    server = web.Server(handle, request_factory=departure.request_factory(), handler_cancellation=True, access_log=None)
+    server = Server(handle, departure=departure, handler_cancellation=True, access_log=None)
     listener = await loop.create_server(server, sock=socket.socket(fileno=int(os.environ["UPLIFT_LISTEN_FD"])), backlog=4096)
     channel = socket.socket(fileno=int(os.environ["UPLIFT_READY_FD"]))
     channel.setblocking(False)
