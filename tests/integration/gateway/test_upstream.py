@@ -1,10 +1,14 @@
 """Connections to instances: kept, used again, given up; and the answers that HTTP/1.1 allows but few modules give."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+
+from gateway.upstream import address_of, connections_of
+from uplift_settings.tree import GatewaySettings
 
 ODD = b"HTTP/1.1 200 F\xfcr dich\r\nX-oDD: \xe4\xf6\r\nX-odd: 2\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n"
 """The beginning of an answer."""
@@ -50,6 +54,25 @@ async def test_a_connection_that_the_module_will_close_is_not(site: Any, raw_ups
         assert found.content in (b"hello", b"")
         assert "close" not in found.headers.get("Connection", "")  # that is between the two
     assert module.connections == 3
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_a_connection_that_was_closed_a_moment_ago_gets_nothing_that_cannot_be_sent_again(is_closed: bool) -> None:
+    loop, connections = asyncio.get_running_loop(), connections_of(GatewaySettings())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        address = address_of(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        connection = await connections.connect(address)
+        module, _ = await loop.sock_accept(listener)
+        with module:
+            connection.begin(b"POST / HTTP/1.1\r\n\r\n", is_head=False)
+            await loop.sock_sendall(module, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            assert (await connection.head()).status == 200
+            if is_closed:
+                module.shutdown(socket.SHUT_RDWR)  # the loop has no turn to hear of it
+            connections.give_back(address, connection)
+            assert connections.idle(address, may_repeat=False) is (None if is_closed else connection)
+    await connections.close()
 
 
 async def test_a_head_answer_without_a_length_keeps_its_connection(site: Any, raw_upstream: Any) -> None:
