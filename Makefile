@@ -7,7 +7,8 @@ PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; d
 BIN := .venv/bin
 # Our own code is compiled once, too, whatever the caller's environment says: a stack is many processes.
 export PYTHONDONTWRITEBYTECODE :=
-QUICK_TESTS := tests/unit tests/property tests/workflows tests/contract
+SLOW_TESTS := tests/survival tests/e2e tests/integration
+QUICK_TESTS := tests/workflows tests/unit tests/property tests/contract
 
 .PHONY: help
 help:  ## This list
@@ -22,8 +23,9 @@ demo: setup  ## Watch an upgrade under load, from an empty folder
 	@$(BIN)/uplift demo
 
 .PHONY: test
-test: setup  ## All tests but the long ones, three files at a time
-	@$(BIN)/python -m pytest -q -m "not soak and not platform" -n 3 --dist loadfile --no-loadscope-reorder
+test: setup  ## All tests but the long ones, three files at a time, folders with long files first
+	@$(BIN)/python -m pytest -q -m "not soak and not platform" -n 3 --dist loadfile --no-loadscope-reorder \
+		$(SLOW_TESTS) $(QUICK_TESTS)
 
 .PHONY: check
 check: setup  ## Format, lint, types, layers and the quick tests
