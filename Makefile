@@ -7,8 +7,9 @@ PYTHON ?= $(or $(shell for python in python3 python3.13 python3.12 python3.11; d
 BIN := .venv/bin
 # Our own code is compiled once, too, whatever the caller's environment says: a stack is many processes.
 export PYTHONDONTWRITEBYTECODE :=
-SLOW_TESTS := tests/survival tests/e2e tests/integration
-QUICK_TESTS := tests/workflows tests/unit tests/property tests/contract
+LONG_FILES := tests/survival tests/e2e tests/integration tests/workflows
+OTHERS = $(filter-out $(LONG_FILES),$(patsubst %/,%,$(wildcard tests/test_*.py tests/*/)))
+QUICK_TESTS := tests/unit tests/property tests/workflows tests/contract
 
 .PHONY: help
 help:  ## This list
@@ -25,7 +26,7 @@ demo: setup  ## Watch an upgrade under load, from an empty folder
 .PHONY: test
 test: setup  ## All tests but the long ones, three files at a time, folders with long files first
 	@$(BIN)/python -m pytest -q -m "not soak and not platform" -n 3 --dist loadfile --no-loadscope-reorder \
-		$(SLOW_TESTS) $(QUICK_TESTS)
+		$(LONG_FILES) $(OTHERS)
 
 .PHONY: check
 check: setup  ## Format, lint, types, layers and the quick tests

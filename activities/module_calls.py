@@ -62,14 +62,13 @@ class ModuleCalls:
 
     def _client(self, url: str, *, keep: int) -> tuple[httpx.AsyncClient, str]:
         address = parse_address(url)
-        path = address.socket
-        client = self._clients.get((path, keep))
+        client = self._clients.get((address.socket, keep))
         if client is None:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=keep, keepalive_expiry=3)
-            transport = httpx.AsyncHTTPTransport(limits=limits, uds=path or None, trust_env=False)
+            transport = httpx.AsyncHTTPTransport(limits=limits, uds=address.socket or None, trust_env=False)
             client = httpx.AsyncClient(transport=transport, timeout=self._timeout, event_hooks=self._hooks, trust_env=False)
-            self._clients[path, keep] = client
-        return client, f"http://localhost{address.prefix}" if path else url
+            self._clients[address.socket, keep] = client
+        return client, f"http://localhost{address.prefix}" if address.socket else url
 
     async def instance(self, module: str, *, prefer: str = "") -> Instance | None:
         """An instance of a version: the preferred one if it is there."""

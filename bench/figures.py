@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import median
 
 from rich.table import Table
@@ -57,10 +57,6 @@ class Rounds:
     def cells(self) -> tuple[str, str, str]:
         """Rate and latencies as they are shown."""
         return spread(self.rates), milliseconds(median(self.p50)), milliseconds(median(self.p99))
-
-    def values(self) -> dict[str, object]:
-        """All of it as numbers."""
-        return asdict(self)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

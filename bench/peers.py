@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -189,7 +189,7 @@ async def _kinds(ways: Sequence[_Way], load: _Load, progress: Progress, rounds: 
                 for way, each in seen.items():
                     memory = way.used()[1]
                     rows.append((title, str(connections), way.name, *_cells(each, memory)))
-                    values.append({"kind": title, "connections": connections, "way": way.name, "memory": memory, **each.values()})
+                    values.append({"kind": title, "connections": connections, "way": way.name, "memory": memory, **asdict(each)})
     return Figures(
         title="Data path against its peers",
         columns=("request", "connections", "", "requests/s", "p50 ms", "p99 ms", "CPU µs/request", "MB"),

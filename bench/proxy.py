@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench.figures import Figures, Rounds, spread
@@ -41,7 +41,7 @@ async def measure(site: Site, progress: Progress, *, quick: bool) -> list[Figure
                         step()
                 rows += [_row(name, connections, way, found) for way, found in seen.items()]
                 about = {"size": name, "connections": connections}
-                values += [{**about, "way": way, **found.values()} for way, found in seen.items()]
+                values += [{**about, "way": way, **asdict(found)} for way, found in seen.items()]
     return [
         Figures(
             title="Proxy against the module directly",

@@ -76,13 +76,13 @@ class Answer:
         self._keep_alive = keep_alive
         return said
 
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
+    async def write(self, data: bytes) -> None:
         """Send a part of the body, and wait while the requester is slow.
 
         Raises:
             ConnectionResetError: The requester has left, or is too slow.
         """
-        self._send(bytes(data), last=False)
+        self._send(data, last=False)
         transport = self._request.transport
         if transport is None or not transport.get_write_buffer_size():
             return

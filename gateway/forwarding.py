@@ -13,7 +13,7 @@ from gateway.cors import allowed_raw
 from gateway.headers import upwards
 from gateway.instances import Instance
 from gateway.links import Exchange
-from gateway.passage import IDEMPOTENT, Passage
+from gateway.passage import Passage
 from gateway.platform import Platform
 from gateway.tunnel import PROTOCOL, asks_for_upgrade, join
 from gateway.upstream import SWITCHING, Connection, Head, UpstreamError, address_of, connections_of
@@ -69,13 +69,14 @@ class Forwarding:
             ConnectionResetError: The requester has left.
         """
         connections, address = self._connections, address_of(instance.row.url)
-        connection = connections.idle(address, may_repeat=request.method in IDEMPOTENT and not request.body_exists)
+        settings = self._settings
+        may_repeat = not request.body_exists and passage.may_repeat(request, most=settings.repeat_most)
+        connection = connections.idle(address, may_repeat=may_repeat)
         if connection is None:
             connection = await connections.connect(address)
             if not self._may_send(passage):
                 connections.give_back(address, connection)
                 raise TooLate
-        settings = self._settings
         sending: asyncio.Task[None] | None = None
         begun = perf_counter()
         try:

@@ -127,7 +127,7 @@ class Proxy:
                     return interrupted(request, held(gate, tenant=tenant, lifecycle="MISSING", detail=text))
                 return interrupted(request, closed(tenant=tenant, product=product, module=module))
             if gate is not None and gate.hold is Hold.DRAINING and availability is Availability.UP:
-                answered = await self._descend_elsewhere(request, gate, table.link(tenant, product), module, passage)
+                answered = await self._descend_elsewhere(request, gate, way, module, passage)
                 if answered is not None:
                     return answered
                 if gate.hold is not Hold.DRAINING:
@@ -182,21 +182,21 @@ class Proxy:
         return entry is not None and entry.delegates_cors
 
     async def _descend_elsewhere(
-        self, request: web.BaseRequest, gate: Link, link: Link, module: str, passage: Passage
+        self, request: web.BaseRequest, gate: Link, way: Link | OverlayRoute, module: str, passage: Passage
     ) -> web.StreamResponse | None:
         """Forward what is part of work that is in flight at another replica, if that may still be; None if not."""
         draining = self._descends_elsewhere(request, passage.tenant)
         if draining is None:
             return None
         guard = Exchange(secrets.token_hex(6), "", "", None, answered=True)
-        link.flow.enter(guard)
+        way.flow.enter(guard)
         try:
             passes = await self._holds.lets_through(gate) and (draining is gate or await self._holds.lets_through(draining))
             if passes and self._membership.may_route:
                 passage.only_while_open = None
-                return await self._forward(request, link, module, passage)
+                return await self._forward(request, way, module, passage)
         finally:
-            link.flow.leave(guard, settle=0)
+            way.flow.leave(guard, settle=0)
         return None
 
     async def _wait_for_lease(self, request: web.BaseRequest, passage: Passage) -> None:
@@ -305,8 +305,8 @@ class Proxy:
         """What comes of a try that brought no answer.
 
         Returns:
-            The answer, or None if the request may be sent again; and what the instance did wrong, or nothing. None: the
-            error is nobody's whom it could be told to.
+            The answer, or None if the request may be sent again, and what the instance did wrong, or nothing; None instead of
+            both if the error has no answer.
         """
         module = exchange.module
         match error:

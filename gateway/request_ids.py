@@ -11,6 +11,7 @@ from secrets import randbits
 
 _DIGITS = 12
 """Hexadecimal digits of the number, in front of the mark."""
+_NUMBER = f"0{_DIGITS}x"
 _MARKS_KEPT = 16_384
 """Tenants times products that are called often."""
 
@@ -23,7 +24,7 @@ class RequestIds:
 
     def new(self, key: bytes, tenant: str, product: str) -> str:
         """An id for a request of a tenant to a product, under the gateway's key."""
-        return f"{next(self._numbers):012x}{_mark(key, tenant, product)}"
+        return format(next(self._numbers), _NUMBER) + _mark(key, tenant, product)
 
 
 def is_marked(id_: str, key: bytes, tenant: str, product: str) -> bool:

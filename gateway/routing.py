@@ -226,8 +226,7 @@ class RoutingTable:
             path: Raw, without query and fragment.
             chosen: Id of the module that is asked, one of those that provide an interface at once; empty: any other.
         """
-        bound = self.bindings.get(tenant, {})
-        return self._match(bound, method, path, chosen) if chosen else self._routes.match(bound, method, path)
+        return self._match(self.bindings.get(tenant, {}), method, path, chosen)
 
     def inside(self, overlay: OverlayRoute) -> dict[str, OverlayRoute]:
         """What an overlay replaces: its product, and those of the same job that are ready too; nothing once it is an alias."""

@@ -3,15 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion, RawRequestMessage
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
-from multidict import CIMultiDictProxy
 
 from gateway.departure import Departure
 
@@ -25,15 +25,24 @@ HEADERS_TOO_LARGE = "Your HTTP request header fields are too large."
 class Request(web.BaseRequest):
     """A request. Its parts are set once: the library computes each when it is first asked for, which costs more than they do."""
 
-    __slots__ = ("_departure", "_goes_on", "headers", "method", "raw_headers", "raw_path", "remote", "version")
-    headers: CIMultiDictProxy[str]
-    method: str
-    raw_headers: tuple[tuple[bytes, bytes], ...]
-    raw_path: str
-    remote: str | None
-    version: HttpVersion
-    _goes_on: bool
-    _departure: Departure
+    __slots__ = ("_departure", "_goes_on", "headers", "method", "raw_headers", "raw_path", "version")
+
+    def __init__(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: "asyncio.Task[None]",
+        *,
+        departure: Departure,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(message, payload, protocol, writer, task, loop)
+        self.method, self.raw_path, self.version = message.method, message.path, message.version
+        self.headers, self.raw_headers = message.headers, message.raw_headers
+        self._goes_on = not message.should_close and hdrs.TRANSFER_ENCODING not in message.headers
+        self._departure = departure
 
     @property
     def keep_alive(self) -> bool:
@@ -57,38 +66,16 @@ class Server(web.Server):
     def __init__(
         self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], *, departure: Departure, **limits: Any
     ) -> None:
-        self._departure = departure
-        super().__init__(handler, request_factory=self._make, **limits)
+        factory = partial(Request, departure=departure, loop=asyncio.get_running_loop())
+        super().__init__(handler, request_factory=factory, **limits)
 
     def __call__(self) -> RequestHandler:
         """A handler for a new connection."""
         return _Connection(self, loop=self._loop, **self._kwargs)
 
-    def _make(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: RequestHandler,
-        writer: AbstractStreamWriter,
-        task: "asyncio.Task[None]",
-    ) -> Request:
-        request = Request(message, payload, protocol, writer, task, self._loop)
-        request.method, request.raw_path, request.version = message.method, message.path, message.version
-        request.headers, request.raw_headers = message.headers, message.raw_headers
-        request.remote = cast("_Connection", protocol).remote
-        request._goes_on = not message.should_close and hdrs.TRANSFER_ENCODING not in message.headers  # noqa: SLF001
-        request._departure = self._departure  # noqa: SLF001
-        return request
-
 
 class _Connection(RequestHandler):
-    __slots__ = ("remote",)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
-        name = transport.get_extra_info("peername")
-        self.remote = str(name[0]) if isinstance(name, (list, tuple)) else None if name is None else str(name)
-        super().connection_made(transport)
+    __slots__ = ()
 
     def handle_error(
         self,

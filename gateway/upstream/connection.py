@@ -122,7 +122,7 @@ class Connection(asyncio.BufferedProtocol):
 
     # What the pool and the proxy call.
 
-    def is_gone(self, tick: float = -1.0) -> bool:
+    def is_gone(self, tick: float | None = None) -> bool:
         """Whether the instance has closed it, also if the event loop has not heard of that yet.
 
         Args:
@@ -209,12 +209,6 @@ class Connection(asyncio.BufferedProtocol):
         """Whether the last byte of the answer has come."""
         return self._complete
 
-    @property
-    def status(self) -> int:
-        """That of the answer."""
-        assert self._head is not None
-        return self._head.status
-
     async def read(self) -> bytes:
         """The next part of the body; empty after the last.
 
@@ -273,7 +267,7 @@ class Connection(asyncio.BufferedProtocol):
             self._received += nbytes
             try:
                 self._parser.feed_data(data)
-            except (HttpParserUpgrade, HttpParserCallbackError, HttpParserError) as error:
+            except (HttpParserUpgrade, HttpParserError) as error:
                 self._stopped(error, data)
             if self._is_head and self._complete:
                 self._parser = HttpResponseParser(self)  # llhttp cannot be told that no body follows

@@ -63,7 +63,7 @@ class Connections:
             may_repeat: Whether what is to be sent can be sent again; then one that was in use a moment ago is taken unseen.
         """
         waiting = self._idle.get(address)
-        tick = self._loop.time() if may_repeat else -1.0
+        tick = self._loop.time() if may_repeat else None
         while waiting:
             connection = waiting.pop()
             if not connection.is_gone(tick):
